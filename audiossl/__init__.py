@@ -1,0 +1,37 @@
+"""audiossl: self-supervised audio in a shell, and in Python.
+
+    import audiossl
+    for record in audiossl.tag("clip.wav"):
+        print(record.labels)
+
+The names below are imported when first used (PEP 562), so `import audiossl` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "AudiosslError": "audiossl.errors",
+    "InputError": "audiossl.errors",
+    "ErrorRecord": "audiossl.records",
+    "Label": "audiossl.records",
+    "TagRecord": "audiossl.records",
+    "load": "audiossl.hub",
+    "Tagger": "audiossl.tagging",
+    "tag": "audiossl.tagging",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""Data: one manifest format, adapters, loading and augmentation."""

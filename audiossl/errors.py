@@ -1,0 +1,67 @@
+"""Every error a user can meet, with the exit code it stands for and the slug it bears in error records.
+
+A message names the cause and the way out, never the file: the caller that knows the file puts it in front.
+"""
+
+EXIT_OK = 0
+EXIT_BUG = 1  # anything that is not an AudiosslError; a traceback only with --debug
+EXIT_USAGE = 2  # wrong option, recipe or query
+EXIT_SOME_FAILED = 3  # some inputs failed, the results of the others are written
+EXIT_ALL_FAILED = 4  # every input failed, or nothing matched
+EXIT_MODEL = 5  # model or Hub not available, or not to be trusted
+EXIT_OUTPUT = 6  # cannot write: disk full, read-only, no permission
+EXIT_SIGINT = 130
+EXIT_SIGPIPE = 141
+EXIT_SIGTERM = 143
+
+
+class AudiosslError(Exception):
+    """Base of all expected errors.
+
+    `code` is the slug of the error record (`{"error": {"code": ..., "message": ...}}`).
+    """
+
+    exit_code: int = EXIT_BUG
+    default_code: str = "error"
+
+    def __init__(self, message: str, code: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code or self.default_code
+
+    @property
+    def message(self) -> str:
+        return str(self)
+
+
+class InputError(AudiosslError):
+    """One input's own fault: the run goes on with the others."""
+
+    exit_code = EXIT_SOME_FAILED
+    default_code = "unreadable"
+
+
+class UsageError(AudiosslError):
+    """The call itself is wrong: an option, a label, a query."""
+
+    exit_code = EXIT_USAGE
+    default_code = "usage"
+
+
+class RecipeError(UsageError):
+    """A recipe that cannot be run as written: the message names line, key and value."""
+
+    default_code = "recipe"
+
+
+class ModelError(AudiosslError):
+    """A model that is missing, broken, or not to be trusted."""
+
+    exit_code = EXIT_MODEL
+    default_code = "model"
+
+
+class OutputError(AudiosslError):
+    """A result that cannot be written."""
+
+    exit_code = EXIT_OUTPUT
+    default_code = "output"

@@ -1,0 +1,1 @@
+"""Label sets (package data)."""

@@ -1,0 +1,28 @@
+"""Learning objectives, one paper per file: the file's name is the method's name.
+
+Each file defines a dataclass `Config` and `class Method(nn.Module)`: `__init__(model, config)`,
+`loss(batch) -> (loss, {name: value})`, optionally `after_step(step)`; `.model` is what is kept.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from types import ModuleType
+
+from audiossl.errors import RecipeError
+
+
+def names() -> list[str]:
+    """Methods in this package, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def load(name: str) -> ModuleType:
+    """The module of method `name`, with its `Config` and `Method`."""
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else f": one of {', '.join(names())}"
+        raise RecipeError(f"unknown method {name!r}{hint}")
+    return importlib.import_module(f"{__name__}.{name}")

@@ -1,0 +1,48 @@
+"""Encoders, one architecture per file: the file's name is the architecture's name.
+
+Each file defines `build(**arguments) -> nn.Module`, an encoder with
+`.dim`, `encoder(spec) -> tokens (batch, tokens, dim)` and `encoder.embed(spec) -> (batch, dim)`,
+where `spec` is (batch, mel, frames) as the checkpoint's frontend gives it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from audiossl.errors import ModelError
+
+NOT_ARCHITECTURES = {"layers"}
+
+
+def names() -> list[str]:
+    """Architectures in this package, sorted."""
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(set(modules) - NOT_ARCHITECTURES)
+
+
+def build(name: str, /, **arguments: Any) -> nn.Module:
+    """The encoder `name` with random weights. Raises ModelError on an unknown name or argument."""
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else f": one of {', '.join(names())}"
+        raise ModelError(f"unknown architecture {name!r}{hint}")
+    builder = importlib.import_module(f"{__name__}.{name}").build
+    check_arguments(builder, f"architecture {name!r}", arguments)
+    return builder(**arguments)
+
+
+def check_arguments(builder: Any, what: str, arguments: Mapping[str, Any]) -> None:
+    """Raise ModelError naming the first argument that `builder` does not take."""
+    known = inspect.signature(builder).parameters
+    for key in arguments:
+        if key not in known:
+            near = difflib.get_close_matches(key, list(known), n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ModelError(f"{what}: unknown argument {key!r}{hint}")

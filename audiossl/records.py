@@ -1,0 +1,79 @@
+"""Typed results: what the Python API returns and the commands print, one record per finished item.
+
+`to_dict()` gives the JSON form of DESIGN section 6 (documented in `schema.json` beside this file):
+fields may be added in later versions, none renamed.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+SCORE_DIGITS = 4  # decimals: finer than any calibration here, coarse enough to hide rounding noise
+TIME_DIGITS = 6  # decimals of a second: one sample at 1 MHz
+
+
+def file_fields(file: str) -> dict[str, str]:
+    """`file`, and `file_b64` when the name is not valid UTF-8 (bytes kept by surrogateescape)."""
+    try:
+        file.encode("utf-8")
+        return {"file": file}
+    except UnicodeEncodeError:
+        raw = file.encode("utf-8", "surrogateescape")
+        return {"file": raw.decode("utf-8", "replace"), "file_b64": base64.b64encode(raw).decode()}
+
+
+@dataclass(frozen=True)
+class Label:
+    """One label and its score in [0, 1]."""
+
+    label: str
+    score: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"label": self.label, "score": round(self.score, SCORE_DIGITS)}
+
+
+@dataclass(frozen=True)
+class TagRecord:
+    """The labels of one window of one file (of the whole file without `--hop`).
+
+    `labels` holds those at or above the threshold, highest first; empty means that the model knows
+    nothing it would stand by, and then `best` is the label that came nearest.
+    `start`, `end`: seconds in the file.
+    """
+
+    file: str
+    start: float
+    end: float
+    labels: tuple[Label, ...]
+    model: str
+    best: Label | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        record: dict[str, Any] = {
+            **file_fields(self.file),
+            "start": round(self.start, TIME_DIGITS),
+            "end": round(self.end, TIME_DIGITS),
+            "labels": [label.to_dict() for label in self.labels],
+            "model": self.model,
+        }
+        if not self.labels and self.best is not None:
+            record["best"] = self.best.to_dict()
+        return record
+
+
+@dataclass(frozen=True)
+class ErrorRecord:
+    """An input that could not be done, in the same stream and the same order as the results."""
+
+    file: str
+    code: str
+    message: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **file_fields(self.file),
+            "error": {"code": self.code, "message": self.message},
+        }

@@ -1,0 +1,1 @@
+"""Recipes (YAML), found by name through importlib.resources."""

@@ -1,0 +1,1 @@
+"""Recipes at a size that runs in seconds on a CPU (the tests run them)."""
