@@ -113,7 +113,8 @@ READ_BY_OTHERS = {"name", "labels", "activation"}  # of a head's config: no argu
 def build_head(dim: int, config: Mapping[str, Any]) -> nn.Module:
     """The head of `config`, with random weights: (batch, dim) -> (batch, number of labels).
 
-    config: `{"name": "linear" | "layernorm_linear", "labels": [...], "activation": ..., **arguments}`.
+    config: `{"name": "linear" | "layernorm_linear", "labels": [...], **arguments}`; "activation" is
+    read by the model that scores.
     Raises ModelError on an unknown name or argument, or when no label is given.
     """
     name, labels = config.get("name"), config.get("labels")

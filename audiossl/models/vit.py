@@ -1,0 +1,334 @@
+"""One Vision Transformer for spectrograms: AST, SSAST, Audio-MAE and Bird-MAE are settings of it.
+
+    spec (batch, mel, frames) -> image (batch, rows, columns) -> patches -> + positions
+      -> class tokens in front -> blocks -> norm -> tokens (batch, class tokens + patches, dim)
+
+What differs between the published systems, and the argument that says it:
+
+  system      order      class_tokens  positions       pooling              patch (frequency, time)
+  AST         frequency  2 (DeiT)      learned         cls_dist             16x16, stride 10x10
+  SSAST       frequency  2 (DeiT)      learned         patches or cls_dist  16x16 or 128x2
+  Audio-MAE   time       1             sincos_swapped  fc_norm              16x16
+  Bird-MAE    time       1             sincos_swapped  fc_norm              16x16
+
+`order` is the axis whose patches stand in rows: "frequency" reads the patch grid frequency by
+frequency (all times of the lowest patch row first), "time" reads it instant by instant. With "time"
+the spectrogram is transposed once at the door, and rows, columns, kernels and pixels all follow.
+
+Papers: AST (Gong et al. 2021), SSAST (Gong et al. 2022), Audio-MAE (Huang et al. 2022), Bird-MAE
+(Rauch et al. 2025); blocks and class tokens as in ViT and DeiT. Dropout, which none of the four
+uses, is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from audiossl.models.layers import Block
+
+Order = Literal["frequency", "time"]
+Positions = Literal["learned", "sincos", "sincos_swapped"]
+Pooling = Literal["cls", "cls_dist", "patches", "fc_norm"]
+Fit = Literal["cut", "interpolate"]
+
+SIZES = {  # dim, depth, heads: DeiT's three (AST, SSAST) and ViT's three (Bird-MAE, section 1)
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+    "huge": (1280, 32, 16),
+}
+WAVELENGTH = 10_000.0  # patches: the longest period of a sin-cos table is 2 pi times this
+
+
+class ViT(nn.Module):
+    """Encoder: `encoder(spec)` gives all tokens, `encoder.embed(spec)` one vector a clip.
+
+    size: "tiny" ... "huge" gives dim, depth and heads; each may be replaced by a number of its own.
+    mel, frames: size of the spectrogram the position table is made for; other numbers of frames are
+        taken too (`fit` says how the table follows; `refit` makes the change lasting).
+    patch, stride: (frequency, time), in mel bands and frames; stride None = patches side by side.
+    class_tokens: 0, 1 (cls) or 2 (cls and distillation token).
+    positions: "learned"; "sincos", fixed; "sincos_swapped", fixed and built for the transposed
+        grid, a slip of Audio-MAE and Bird-MAE that their released weights rely on (time order).
+    pooling: "cls" first token; "cls_dist" mean of both class tokens; "patches" mean of the patch
+        tokens, all three after the final norm; "fc_norm" mean of the patch tokens of the last
+        block, then a norm of its own.
+    drop_path: rate at the last block, rising linearly from 0 at the first.
+    final_norm: False for fine-tuned Audio-MAE, which has `fc_norm` alone.
+    checkpointing: recompute each block in the backward pass: less memory, more time.
+    Raises ValueError on settings that do not go together.
+    """
+
+    def __init__(
+        self,
+        size: str = "base",
+        *,
+        dim: int | None = None,
+        depth: int | None = None,
+        heads: int | None = None,
+        mel: int = 128,
+        frames: int = 1024,
+        patch: Sequence[int] = (16, 16),
+        stride: Sequence[int] | None = None,
+        order: Order = "frequency",
+        class_tokens: int = 1,
+        positions: Positions = "learned",
+        fit: Fit = "cut",
+        pooling: Pooling = "patches",
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        eps: float = 1e-6,
+        drop_path: float = 0.0,
+        final_norm: bool = True,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if size not in SIZES:
+            raise ValueError(f"size: expected one of {', '.join(SIZES)}, got {size!r}")
+        dim, depth, heads = dim or SIZES[size][0], depth or SIZES[size][1], heads or SIZES[size][2]
+        self.dim, self.mel, self.frames = dim, mel, frames
+        self.order: Order = order
+        self.position_kind: Positions = positions
+        self.fit: Fit = fit
+        self.pooling: Pooling = pooling
+        self.class_tokens, self.checkpointing = class_tokens, checkpointing
+        self._check()
+        kernel, step = self._along_rows(patch), self._along_rows(stride or patch)
+        self.patch_embed = nn.Conv2d(1, dim, kernel, step)
+        self.built_rows = self.grid(frames)[0]  # a swapped table keeps counting by it
+        if class_tokens >= 1:
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        if class_tokens == 2:
+            self.dist_token = nn.Parameter(torch.zeros(1, 1, dim))
+        if positions == "learned":
+            rows, columns = self.grid(frames)
+            self.pos_embed = nn.Parameter(torch.zeros(1, class_tokens + rows * columns, dim))
+        rates = [drop_path * index / max(depth - 1, 1) for index in range(depth)]
+        self.blocks = nn.ModuleList(
+            Block(dim, heads, mlp_ratio, qkv_bias, eps, rate) for rate in rates
+        )
+        self.norm = nn.LayerNorm(dim, eps=eps) if final_norm else nn.Identity()
+        if pooling == "fc_norm":
+            self.fc_norm = nn.LayerNorm(dim, eps=eps)
+        self._initialise()
+
+    def forward(self, spec: Tensor) -> Tensor:
+        """spec: (batch, mel, frames) -> tokens (batch, class tokens + patches, dim), normalised."""
+        return self.forward_tokens(self.patches(spec) + self.positions(spec.shape[-1]))
+
+    def embed(self, spec: Tensor) -> Tensor:
+        """spec: (batch, mel, frames) -> (batch, dim), pooled as `pooling` says."""
+        tokens = self.patches(spec) + self.positions(spec.shape[-1])
+        return self.pool(self.forward_tokens(tokens, normalise=self.pooling != "fc_norm"))
+
+    def patches(self, spec: Tensor) -> Tensor:
+        """spec: (batch, mel, frames) -> embedded patches (batch, patches, dim), no positions yet.
+
+        Raises ValueError when mel is not the model's or the frames do not fill one patch.
+        """
+        if spec.ndim != 3 or spec.shape[1] != self.mel:
+            raise ValueError(f"expected spec (batch, {self.mel}, frames), got {tuple(spec.shape)}")
+        self.grid(spec.shape[-1])
+        return self.patch_embed(self._image(spec)).flatten(2).transpose(1, 2)
+
+    def patch_pixels(self, spec: Tensor) -> Tensor:
+        """spec: (batch, mel, frames) -> the spectrogram's values in each patch.
+
+        (batch, patches, pixels); patches in token order, pixels row by row of the image: what
+        masked models reconstruct.
+        """
+        conv = self.patch_embed
+        kernel, step = conv.kernel_size, conv.stride
+        return F.unfold(self._image(spec), kernel, stride=step).transpose(1, 2)
+
+    def positions(self, frames: int) -> Tensor:
+        """Position of each patch of a spectrogram of `frames` frames: (1, patches, dim)."""
+        if self.position_kind != "learned":
+            rows, columns = self.grid(frames)
+            swapped = self.position_kind == "sincos_swapped"
+            width = self.built_rows if swapped else columns
+            return sincos(rows * columns, width, self.dim).to(self.patch_embed.weight)
+        table = self.pos_embed[:, self.class_tokens :]
+        return resize_table(table, self.grid(self.frames), self.grid(frames), self.fit)
+
+    def forward_tokens(self, tokens: Tensor, normalise: bool = True) -> Tensor:
+        """Patch tokens with their positions, all or only those that are not masked, in any order.
+
+        tokens: (batch, n, dim) -> (batch, class tokens + n, dim), after the final norm or, with
+        `normalise=False`, as the last block gives them.
+        """
+        x = torch.cat([self._class_tokens().expand(len(tokens), -1, -1), tokens], dim=1)
+        for block in self.blocks:
+            if self.checkpointing and self.training:
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return self.norm(x) if normalise else x
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """tokens: (batch, class tokens + n, dim) -> (batch, dim).
+
+        They must be normalised, except for the pooling "fc_norm".
+        """
+        if self.pooling == "cls":
+            return tokens[:, 0]
+        if self.pooling == "cls_dist":
+            return tokens[:, :2].mean(1)
+        mean = tokens[:, self.class_tokens :].mean(1)
+        return self.fc_norm(mean) if self.pooling == "fc_norm" else mean
+
+    def grid(self, frames: int) -> tuple[int, int]:
+        """(rows, columns) of patches in a spectrogram of `frames` frames; ValueError on 0."""
+        sides = self._along_rows((self.mel, frames))
+        conv = self.patch_embed
+        lengths = zip(sides, conv.kernel_size, conv.stride, strict=True)
+        rows, columns = ((side - kernel) // step + 1 for side, kernel, step in lengths)
+        if rows < 1 or columns < 1:
+            kernel = self._along_rows(conv.kernel_size)
+            raise ValueError(f"{self.mel} x {frames} values do not fill one patch of {kernel}")
+        return rows, columns
+
+    def refit(
+        self, frames: int, stride: Sequence[int] | None = None, ssast_bug: bool = False
+    ) -> None:
+        """Change the number of frames and the (frequency, time) stride, keeping what is learned.
+
+        This is how SSAST and AST go from pretraining to a task of another length with overlapping
+        patches. `ssast_bug`: see `resize_table`.
+        """
+        old = self.grid(self.frames)
+        self.frames = frames
+        if stride is not None:
+            self.patch_embed.stride = self._along_rows(stride)
+        new = self.grid(frames)
+        self.built_rows = new[0]
+        if self.position_kind == "learned":
+            with torch.no_grad():
+                extra, table = self.pos_embed.split(
+                    [self.class_tokens, self.pos_embed.shape[1] - self.class_tokens], dim=1
+                )
+                table = resize_table(table, old, new, self.fit, ssast_bug)
+                self.pos_embed = nn.Parameter(torch.cat([extra, table], dim=1))
+
+    def _image(self, spec: Tensor) -> Tensor:
+        rows_first = spec if self.order == "frequency" else spec.transpose(1, 2)
+        return rows_first.unsqueeze(1)  # (batch, 1, rows, columns)
+
+    def _along_rows(self, pair: Sequence[int]) -> tuple[int, int]:
+        """(frequency, time) to (rows, columns), and back."""
+        frequency, time = pair
+        return (frequency, time) if self.order == "frequency" else (time, frequency)
+
+    def _class_tokens(self) -> Tensor:
+        tokens = self.patch_embed.weight.new_zeros(1, 0, self.dim)
+        if self.class_tokens >= 1:
+            tokens = self.cls_token
+        if self.class_tokens == 2:
+            tokens = torch.cat([tokens, self.dist_token], dim=1)
+        if self.position_kind == "learned":
+            return tokens + self.pos_embed[:, : self.class_tokens]
+        return tokens  # a sin-cos table holds zeros for them
+
+    def _check(self) -> None:
+        needed = {"cls": 1, "cls_dist": 2, "patches": 0, "fc_norm": 0}
+        if self.order not in ("frequency", "time"):
+            raise ValueError(f"order: expected 'frequency' or 'time', got {self.order!r}")
+        if self.position_kind not in ("learned", "sincos", "sincos_swapped"):
+            raise ValueError(f"positions: unknown kind {self.position_kind!r}")
+        if self.fit not in ("cut", "interpolate"):
+            raise ValueError(f"fit: expected 'cut' or 'interpolate', got {self.fit!r}")
+        if self.class_tokens not in (0, 1, 2):
+            raise ValueError(f"class_tokens: expected 0, 1 or 2, got {self.class_tokens}")
+        if self.pooling not in needed:
+            raise ValueError(f"pooling: expected one of {list(needed)}, got {self.pooling!r}")
+        if self.class_tokens < needed[self.pooling]:
+            raise ValueError(f"pooling {self.pooling!r} needs {needed[self.pooling]} class tokens")
+        if self.position_kind == "sincos_swapped" and self.order != "time":
+            raise ValueError("positions 'sincos_swapped' stand for a slip made in time order only")
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight.view(module.weight.shape[0], -1))
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for table in self.parameters(recurse=False):  # cls, dist, pos_embed
+            nn.init.trunc_normal_(table, std=0.02, a=-0.04, b=0.04)
+
+
+def sincos(count: int, width: int, dim: int) -> Tensor:
+    """Fixed 2-D table (1, count, dim) for patches numbered row by row in rows of `width`.
+
+    First half: sine, then cosine of the column; second half: of the row. Source: MAE (He et al.
+    2022), as Audio-MAE and Bird-MAE use it. dim must be a multiple of 4.
+    """
+    if dim % 4:
+        raise ValueError(f"a sin-cos table needs a dim that is a multiple of 4, got {dim}")
+    frequency = WAVELENGTH ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    index = torch.arange(count)
+    angles = [
+        place.double().outer(frequency)
+        for place in (index % width, index.div(width, rounding_mode="floor"))
+    ]
+    halves = [torch.cat([angle.sin(), angle.cos()], dim=1) for angle in angles]
+    return torch.cat(halves, dim=1).float().unsqueeze(0)
+
+
+def resize_table(
+    table: Tensor,
+    old: tuple[int, int],
+    new: tuple[int, int],
+    fit: Fit = "cut",
+    ssast_bug: bool = False,
+) -> Tensor:
+    """A position table for another patch grid.
+
+    table: (1, rows * columns, dim); old, new: (rows, columns) -> (1, new rows * columns, dim).
+    An axis that grows is stretched (bilinear); one that shrinks keeps its middle with fit "cut"
+    (AST, SSAST section "fine-tune") and is squeezed with "interpolate".
+    `ssast_bug` repeats what SSAST's public code does in frequency order: stretching time passes
+    through 8 frequency rows whatever their number, and a cut in frequency takes as many rows as
+    there are new columns (it crashes there; here ValueError). With 8 rows or 1 before, as in all
+    released weights, both agree wherever the reference does not crash.
+    """
+    if old == new:
+        return table
+    image = table.transpose(1, 2).unflatten(2, old)  # (1, dim, rows, columns)
+    if ssast_bug:
+        image = _resize_as_ssast(image, old, new)
+    else:
+        if fit == "cut":
+            image = _middle(_middle(image, 2, new[0]), 3, new[1])
+        if image.shape[2:] != new:
+            image = F.interpolate(image, size=new, mode="bilinear")
+    return image.flatten(2).transpose(1, 2)
+
+
+def _middle(image: Tensor, axis: int, size: int) -> Tensor:
+    length = image.shape[axis]
+    return image if length <= size else image.narrow(axis, length // 2 - size // 2, size)
+
+
+def _resize_as_ssast(image: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    if new[1] < old[1]:
+        image = _middle(image, 3, new[1])
+    else:
+        image = F.interpolate(image, size=(8, new[1]), mode="bilinear")
+    if new[0] < old[0]:
+        start = old[0] // 2 - new[0] // 2
+        image = image[:, :, start : start + new[1]]
+    else:
+        image = F.interpolate(image, size=new, mode="bilinear")
+    if image.shape[2:] != new:
+        raise ValueError(f"SSAST's code cannot go from a {old} to a {new} grid: leave its bug out")
+    return image
+
+
+build = ViT
