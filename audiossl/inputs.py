@@ -1,0 +1,111 @@
+"""What a command works on: names from arguments, folders, globs, lists and stdin, in a stable order.
+
+Names come one by one, so a list of a million needs no memory and a slow producer is followed live.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from audiossl.errors import InputError
+
+STDIN = "-"
+SUFFIXES = frozenset(
+    ".wav .wave .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .bwf"
+    " .m4a .m4b .aac .mp4 .m4v .mov .mkv .webm .avi .wma .amr .3gp".split()
+)
+MAX_NAME_BYTES = 1 << 20  # of one name in a list: a longer "name" is a file that is no list
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input: `name` as shown, `path` to open ("-" is stdin), `relative` to where it was found.
+
+    `error` stands for an argument that led to nothing.
+    """
+
+    name: str
+    path: str
+    relative: str
+    error: InputError | None = None
+
+
+def expand(
+    arguments: Iterable[str],
+    files_from: BinaryIO | None = None,
+    null: bool = False,
+    stdin_name: str = STDIN,
+) -> Iterator[Input]:
+    """Inputs in the order given; a folder gives its audio files sorted by name, recursively.
+
+    `files_from`: a list of names, one a line, or NUL-separated with `null`.
+    """
+    for argument in arguments:
+        yield from _argument(argument, stdin_name)
+    if files_from is not None:
+        for name in split_names(files_from, b"\0" if null else b"\n"):
+            yield from _argument(name, stdin_name, globs=False)
+
+
+def _argument(argument: str, stdin_name: str, globs: bool = True) -> Iterator[Input]:
+    if argument == STDIN:
+        yield Input(stdin_name, STDIN, os.path.basename(stdin_name))
+    elif os.path.isdir(argument):
+        yield from _folder(argument)
+    elif globs and not os.path.lexists(argument) and glob.has_magic(argument):
+        yield from _glob(argument, stdin_name)
+    else:
+        yield Input(argument, argument, os.path.basename(argument))
+
+
+def _glob(pattern: str, stdin_name: str) -> Iterator[Input]:
+    matches = sorted(glob.glob(pattern, recursive=True))
+    if not matches:
+        error = InputError("the pattern matches no file", code="missing")
+        yield Input(pattern, pattern, pattern, error)
+    for match in matches:
+        yield from _argument(match, stdin_name, globs=False)
+
+
+def _folder(folder: str) -> Iterator[Input]:
+    """Audio files below `folder`, by suffix; hidden ones and links to folders are left alone."""
+    found = False
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        # A folder called x.wav is walked into; as an input of its own it would only confuse.
+        for name in sorted(names):
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+                found = True
+                path = os.path.join(root, name)
+                yield Input(path, path, os.path.relpath(path, folder))
+    if not found:
+        error = InputError("no audio file in this folder", code="missing")
+        yield Input(folder, folder, os.path.basename(folder), error)
+
+
+def split_names(file: BinaryIO, separator: bytes) -> Iterator[str]:
+    """Names from a list, as soon as each is complete; bytes that are not UTF-8 are kept."""
+    rest = b""
+    while block := _read_some(file):
+        *names, rest = (rest + block).split(separator)
+        yield from _decode(names, separator)
+        if len(rest) > MAX_NAME_BYTES:
+            raise InputError("a name of over 1 MB: is this a list of file names?", code="corrupt")
+    yield from _decode([rest], separator)
+
+
+def _decode(names: Iterable[bytes], separator: bytes) -> Iterator[str]:
+    for name in names:
+        name = name.removesuffix(b"\r") if separator == b"\n" else name
+        if name:
+            yield os.fsdecode(name)
+
+
+def _read_some(file: BinaryIO) -> bytes:
+    """The next bytes without waiting for a full block (a pipe may be slow)."""
+    read = getattr(file, "read1", file.read)
+    return read(1 << 16)

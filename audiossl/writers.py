@@ -1,0 +1,152 @@
+"""Records (dicts, as `to_dict()` gives them) to text: one writer a format.
+
+A writer is fed one input after the other and gives text to append, so that results flow:
+`begin() file(record...) end_file() end()`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+from audiossl import annotations
+from audiossl.annotations import Annotation
+
+Record = dict[str, Any]
+TAG_COLUMNS = ("file", "start", "end", "label", "score", "model", "error")
+
+
+class JsonLines:
+    """One JSON object a line."""
+
+    suffix = ".jsonl"
+
+    def begin(self) -> str:
+        return ""
+
+    def record(self, record: Record) -> str:
+        return json.dumps(record, ensure_ascii=False) + "\n"
+
+    def end_file(self) -> str:
+        return ""
+
+    def end(self) -> str:
+        return ""
+
+
+class Json(JsonLines):
+    """One JSON array."""
+
+    suffix = ".json"
+
+    def __init__(self) -> None:
+        self._separator = "[\n"
+
+    def record(self, record: Record) -> str:
+        text = self._separator + json.dumps(record, ensure_ascii=False)
+        self._separator = ",\n"
+        return text
+
+    def end(self) -> str:
+        return "[]\n" if self._separator == "[\n" else "\n]\n"
+
+
+class Separated(JsonLines):
+    """CSV or TSV: one row a label; a window without labels and an error have a row as well."""
+
+    def __init__(self, delimiter: str, suffix: str) -> None:
+        self.suffix = suffix
+        self._delimiter = delimiter
+
+    def begin(self) -> str:
+        return self._row(TAG_COLUMNS)
+
+    def record(self, record: Record) -> str:
+        return "".join(self._row(row) for row in tag_rows(record))
+
+    def _row(self, values: tuple[Any, ...]) -> str:
+        buffer = io.StringIO()
+        csv.writer(buffer, delimiter=self._delimiter, lineterminator="\n").writerow(values)
+        return buffer.getvalue()
+
+
+def tag_rows(record: Record) -> list[tuple[Any, ...]]:
+    """Rows of TAG_COLUMNS for one record."""
+    if "error" in record:
+        error = record["error"]
+        return [(record["file"], "", "", "", "", "", f"{error['code']}: {error['message']}")]
+    place = (record["file"], record["start"], record["end"])
+    labels = record["labels"] or [{"label": "", "score": ""}]
+    return [(*place, item["label"], item["score"], record["model"], "") for item in labels]
+
+
+class Tracks(JsonLines):
+    """Audacity, Raven or TextGrid: a whole document an input, written when the input is done."""
+
+    def __init__(self, render: Callable[[list[Annotation], float], str], suffix: str) -> None:
+        self.suffix = suffix
+        self._render = render
+        self._annotations: list[Annotation] = []
+        self._seconds = 0.0
+        self._seen = False
+
+    def record(self, record: Record) -> str:
+        if "error" not in record:
+            self._seen = True
+            self._seconds = max(self._seconds, record["end"])
+            self._annotations += record_annotations(record)
+        return ""
+
+    def end_file(self) -> str:
+        if not self._seen:
+            return ""
+        text = self._render(merged(self._annotations), self._seconds)
+        self._annotations, self._seconds, self._seen = [], 0.0, False
+        return text
+
+
+def record_annotations(record: Record) -> list[Annotation]:
+    """The labels of a tag record as annotations."""
+    return [
+        Annotation(record["start"], record["end"], item["label"], item["score"], record["file"])
+        for item in record["labels"]
+    ]
+
+
+def merged(tracks: list[Annotation]) -> list[Annotation]:
+    """Touching or overlapping annotations of one label become one, with the highest score."""
+    out: list[Annotation] = []
+    latest: dict[tuple[str | None, str], int] = {}
+    for item in sorted(tracks, key=lambda item: (item.start, item.end, item.label)):
+        at = latest.get((item.file, item.label))
+        if at is not None and item.start <= out[at].end:
+            old = out[at]
+            score = max(old.score or 0.0, item.score or 0.0)
+            end = max(old.end, item.end)
+            out[at] = Annotation(old.start, end, old.label, score, old.file, old.low, old.high)
+        else:
+            latest[item.file, item.label] = len(out)
+            out.append(item)
+    return out
+
+
+def audacity() -> Tracks:
+    return Tracks(lambda items, _seconds: annotations.write_audacity(items), ".txt")
+
+
+def textgrid() -> Tracks:
+    return Tracks(annotations.write_textgrid, ".TextGrid")
+
+
+FORMATS: dict[str, Callable[[], JsonLines]] = {
+    "jsonl": JsonLines,
+    "json": Json,
+    "csv": lambda: Separated(",", ".csv"),
+    "tsv": lambda: Separated("\t", ".tsv"),
+    "audacity": audacity,
+    "textgrid": textgrid,
+}
+ONE_DOCUMENT_A_FILE = frozenset({"audacity", "textgrid"})

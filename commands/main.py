@@ -1,0 +1,175 @@
+"""`audiossl`: a group that imports a command's module only when that command runs.
+
+Help and completion import neither torch nor numpy nor rich. Exit codes: audiossl/errors.py.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+import audiossl
+from audiossl import errors
+
+# Name -> one line of help. A test compares the names with the files of this folder.
+COMMANDS = {
+    "tag": "Say what sounds are in recordings.",
+    "finetune": "Train a model on labelled recordings, by a recipe.",
+    "pretrain": "Train an encoder without labels, by a recipe.",
+    "models": "List, show and check models.",
+    "recipes": "List, show, check and copy training recipes.",
+    "doctor": "Say what is installed, what is missing, how to get it.",
+    "completions": "Print the completion script of a shell.",
+}
+
+
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP arrived."""
+
+
+class ClosedPipe(BaseException):
+    """The reader of stdout has left. Not an OSError, which click would answer itself."""
+
+
+class LazyGroup(click.Group):
+    """Help comes from COMMANDS; a module is imported when its command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return importlib.import_module(f"audiossl.commands.{cmd_name.replace('-', '_')}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            raise with_suggestion(error, args[0], list(COMMANDS)) from None
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        from click.shell_completion import CompletionItem
+
+        found = [name for name in COMMANDS if name.startswith(incomplete)]
+        items = [CompletionItem(name, help=COMMANDS[name]) for name in found]
+        return items + click.Command.shell_complete(self, ctx, incomplete)
+
+
+def with_suggestion(error: click.UsageError, word: str, known: list[str]) -> click.UsageError:
+    """The same error, with the nearest known name."""
+    import difflib
+
+    near = difflib.get_close_matches(word, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return click.UsageError(error.message + hint, error.ctx)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"auto_envvar_prefix": "AUDIOSSL", "help_option_names": ["-h", "--help"]},
+)
+@click.version_option(audiossl.__version__, prog_name="audiossl")
+def cli() -> None:
+    """Self-supervised audio in a shell.
+
+    Results go to stdout, talk to stderr. `audiossl COMMAND --help` says more.
+    """
+
+
+def run(args: Sequence[str] | None = None) -> NoReturn:
+    """The installed entry point: one clear line and the right exit code whatever happens."""
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, _terminate)
+    leave(_run(list(args) if args is not None else None))
+
+
+def _run(args: list[str] | None) -> int:
+    try:
+        code = cli.main(args=args, prog_name="audiossl", standalone_mode=False)
+        sys.stdout.flush()
+        return int(code or 0)
+    except click.ClickException as error:
+        return _usage(error)
+    except errors.AudiosslError as error:
+        say_error(error.message)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return errors.EXIT_SIGINT
+    except Terminated as error:
+        return 128 + int(error.args[0])
+    except SystemExit as error:
+        # click meets a closed pipe by wrapping stdout and exiting with 1.
+        closed = isinstance(sys.stdout, click.utils.PacifyFlushWrapper)
+        return _closed_pipe() if closed else _code(error)
+    except (ClosedPipe, BrokenPipeError):
+        return _closed_pipe()
+    except Exception as error:
+        return _bug(error)
+
+
+def _terminate(number: int, _frame: object) -> NoReturn:
+    raise Terminated(number)
+
+
+def _code(error: SystemExit) -> int:
+    return error.code if isinstance(error.code, int) else errors.EXIT_BUG
+
+
+def _usage(error: click.ClickException) -> int:
+    context = getattr(error, "ctx", None)
+    say_error(error.format_message())
+    if context is not None:
+        click.echo(f"Try `{context.command_path} --help`.", err=True)
+    return errors.EXIT_USAGE
+
+
+def _closed_pipe() -> int:
+    """Be silent, and keep Python's last flush of stdout from complaining."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return errors.EXIT_SIGPIPE
+
+
+def _bug(error: Exception) -> int:
+    if debugging():
+        raise error
+    say_error(
+        f"internal error: {type(error).__name__}: {error}"
+        " (run again with --debug for the traceback, and please report it)"
+    )
+    return errors.EXIT_BUG
+
+
+def debugging() -> bool:
+    """Whether --debug was given to any command, or AUDIOSSL_DEBUG is set."""
+    return "--debug" in sys.argv or os.environ.get("AUDIOSSL_DEBUG", "0") not in ("", "0")
+
+
+def say_error(message: str) -> None:
+    """One line on stderr."""
+    line = " ".join(message.splitlines())
+    click.echo(f"audiossl: error: {line}".encode("utf-8", "backslashreplace"), err=True)
+
+
+def leave(code: int) -> NoReturn:
+    """Exit at once after a signal or a closed pipe: worker threads hold nothing worth waiting for."""
+    if code > 128:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                continue
+        os._exit(code)
+    sys.exit(code)

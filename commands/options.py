@@ -1,0 +1,173 @@
+"""Options that commands share, and completion of names. No heavy import."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+Decorator = Callable[[Any], Any]
+
+
+def chain(*decorators: Decorator) -> Decorator:
+    """Several decorators as one; help shows them in this order."""
+
+    def apply(function: Any) -> Any:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+def complete_models(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
+    """Embedded models, then folders."""
+    folder = Path(__file__).parents[1]
+    for place in (folder / "pretrained", folder / "audiossl" / "pretrained"):
+        names = sorted(path.parent.name for path in place.glob("*/config.json"))
+        if names:
+            break
+    else:
+        names = []
+    items = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return [*items, CompletionItem(incomplete, type="dir")]
+
+
+def complete_recipes(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
+    """Recipes in the package, then files."""
+    from importlib import resources
+
+    names: list[str] = []
+    root = resources.files("audiossl.recipes")
+    for place, prefix in ((root, ""), (root / "tiny", "tiny/"), (root / "bench", "bench/")):
+        if place.is_dir():
+            files = (entry.name for entry in place.iterdir())
+            names += [prefix + n.removesuffix(".yaml") for n in sorted(files) if n.endswith(".yaml")]
+    items = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return [*items, CompletionItem(incomplete, type="file")]
+
+
+common = chain(
+    click.option("-q", "--quiet", is_flag=True, help="No progress on stderr."),
+    click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks."),
+)
+
+model = chain(
+    click.option(
+        "-m",
+        "--model",
+        metavar="NAME|FOLDER",
+        shell_complete=complete_models,
+        help="An embedded model or a model folder.  [default: the embedded one]",
+    ),
+    click.option(
+        "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]|mps",
+        help="Where the network runs.",
+    ),
+)  # fmt: skip
+
+inputs = chain(
+    click.argument("inputs", nargs=-1, metavar="[FILES|FOLDERS|GLOBS|-]..."),
+    click.option(
+        "--files-from",
+        type=click.File("rb", lazy=False),
+        metavar="FILE|-",
+        help="Read names of inputs from a file or stdin, one a line.",
+    ),
+    click.option("-0", "--null", is_flag=True, help="Names in --files-from end with NUL."),
+    click.option("--name", default="-", help="What to call the audio that comes on stdin."),
+)
+
+decoding = chain(
+    click.option(
+        "--input-format",
+        type=click.Choice(["auto", "raw"]),
+        default="auto",
+        help="raw: headerless PCM, described by the next three.",
+    ),
+    click.option("--rate", type=click.IntRange(1), metavar="HZ", help="Rate of raw input."),
+    click.option("--channels", type=click.IntRange(1), default=1, help="Channels of raw input."),
+    click.option("--encoding", default="s16le", help="Samples of raw input: s16le, f32le ..."),
+    click.option(
+        "--nan",
+        type=click.Choice(["error", "zero"]),
+        default="error",
+        help="What to do with samples that are not numbers.",
+    ),
+    click.option("--max-rate", type=int, metavar="HZ", help="Refuse files that claim more."),
+    click.option("--max-channels", type=int, metavar="N", help="Refuse files that claim more."),
+    click.option("--max-duration", type=float, metavar="SECONDS", help="Refuse longer files."),
+)
+
+
+def output(formats: list[str]) -> Decorator:
+    """--format, --out, --on-exists, --resume for a command that writes records."""
+    return chain(
+        click.option(
+            "-f",
+            "--format",
+            "format_",
+            type=click.Choice(["auto", *formats]),
+            default="auto",
+            help="auto: table on a terminal, jsonl otherwise.",
+        ),
+        click.option(
+            "-o",
+            "--out",
+            metavar="FILE|FOLDER",
+            type=click.Path(),
+            help="Write here, whole or not at all. A folder gets one file an input.",
+        ),
+        click.option(
+            "--on-exists",
+            type=click.Choice(["error", "skip", "overwrite"]),
+            default="error",
+            help="What to do when an output exists.",
+        ),
+        click.option("--resume", is_flag=True, help="Go on with an interrupted run (with --out)."),
+    )
+
+
+batching = chain(
+    click.option(
+        "-b",
+        "--batch-size",
+        type=click.IntRange(1),
+        default=4,
+        show_default=True,
+        help="Windows of one file that the network takes at a time.",
+    ),
+    click.option(
+        "-j",
+        "--jobs",
+        type=click.IntRange(1),
+        help="Files at work at once; results are the same.  [default: all cores]",
+    ),
+)
+
+
+def reading(values: dict[str, Any]) -> dict[str, Any]:
+    """Take the `decoding` options out of a command's values: keyword arguments of audio.stream."""
+    from dataclasses import replace
+
+    from audiossl.audio import Limits, RawFormat
+
+    given = {
+        "max_rate": values.pop("max_rate"),
+        "max_channels": values.pop("max_channels"),
+        "max_seconds": values.pop("max_duration"),
+    }
+    limits = replace(Limits(), **{key: value for key, value in given.items() if value is not None})
+    kind, rate = values.pop("input_format"), values.pop("rate")
+    channels, encoding = values.pop("channels"), values.pop("encoding")
+    raw = None
+    if kind == "raw":
+        if rate is None:
+            raise click.UsageError("--input-format raw needs --rate HZ")
+        raw = RawFormat(rate, channels, encoding)
+    elif rate is not None:
+        raise click.UsageError("--rate describes raw input: give --input-format raw as well")
+    return {"limits": limits, "raw": raw, "nan": values.pop("nan")}
