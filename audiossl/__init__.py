@@ -20,7 +20,7 @@ _PUBLIC = {
     "ErrorRecord": "audiossl.records",
     "Label": "audiossl.records",
     "TagRecord": "audiossl.records",
-    "load": "audiossl.hub",
+    "load": "audiossl.model",
     "Tagger": "audiossl.tagging",
     "tag": "audiossl.tagging",
 }

@@ -1,6 +1,6 @@
 from audiossl.errors import AudiosslError as AudiosslError
 from audiossl.errors import InputError as InputError
-from audiossl.hub import load as load
+from audiossl.model import load as load
 from audiossl.records import ErrorRecord as ErrorRecord
 from audiossl.records import Label as Label
 from audiossl.records import TagRecord as TagRecord

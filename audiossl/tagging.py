@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ from audiossl import audio, hub
 from audiossl.audio import Source, Window
 from audiossl.errors import InputError, UsageError
 from audiossl.labels import ontology
+from audiossl.model import Model, load
 from audiossl.records import Label, TagRecord
 
 TOP_K = 5
@@ -27,6 +28,9 @@ THRESHOLD = 0.3  # below it a label is no more than a guess: see "nothing I know
 BATCH_SIZE = 4  # windows of one file at a time; on a CPU more gains nothing
 WINDOW_SECONDS = 10.0  # where a checkpoint names no window of its own
 AHEAD = 8  # batches that may be under way or waiting, a file
+
+
+Tap = Callable[[np.ndarray], None]
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Tagger:
     """
 
     def __init__(
-        self, model: hub.Model, batch_size: int = BATCH_SIZE, executor: Executor | None = None
+        self, model: Model, batch_size: int = BATCH_SIZE, executor: Executor | None = None
     ) -> None:
         if model.head is None:
             raise UsageError(f"model {model.config.name} has no labels: it embeds, it does not tag")
@@ -75,7 +79,7 @@ class Tagger:
     @classmethod
     def load(cls, name: str = hub.DEFAULTS["tag"], device: str = "cpu", **options: Any) -> Tagger:
         """`name`: an embedded model or a model folder. Raises ModelError."""
-        return cls(hub.load(name, device), **options)
+        return cls(load(name, device), **options)
 
     @property
     def labels(self) -> list[str]:
@@ -93,15 +97,22 @@ class Tagger:
         return tuple(sorted(found))
 
     def spans(
-        self, source: Source, window: float | None = None, hop: float | None = None, **reading: Any
+        self,
+        source: Source,
+        window: float | None = None,
+        hop: float | None = None,
+        tap: Tap | None = None,
+        **reading: Any,
     ) -> Iterator[Span]:
         """Scores window by window; the last one ends with the file and is as long as the others.
 
-        `reading` goes to `audio.stream`. Raises InputError, after the spans of what could be read.
+        `tap` sees each block of samples at the model's rate; `reading` goes to `audio.stream`.
+        Raises InputError, after the spans of what could be read.
         """
         window = window or self.model.config.window_seconds or WINDOW_SECONDS
         with audio.stream(source, self.model.rate, **reading) as stream:
-            pieces = audio.windows(stream, stream.rate, window, hop or window)
+            blocks = _tapped(stream, tap) if tap else stream
+            pieces = audio.windows(blocks, stream.rate, window, hop or window)
             yield from self._score(_full_tail(pieces, stream.rate, window))
 
     def tag(
@@ -109,6 +120,7 @@ class Tagger:
         source: Source,
         name: str | None = None,
         options: TagOptions | None = None,
+        tap: Tap | None = None,
         **reading: Any,
     ) -> Iterator[TagRecord]:
         """Records of one input, called `name`: one a window with `options.hop`, else one.
@@ -117,7 +129,7 @@ class Tagger:
         """
         options = options or TagOptions()
         name = name if name is not None else os.fspath(source) if _is_path(source) else "-"
-        spans = self.spans(source, options.window, options.hop, **reading)
+        spans = self.spans(source, options.window, options.hop, tap, **reading)
         if options.hop is None:
             spans = _pooled(spans, options.pool)
         for span in spans:
@@ -156,7 +168,10 @@ class Tagger:
 
 
 def tag(
-    source: Source, model: str | hub.Model = hub.DEFAULTS["tag"], device: str = "cpu", **options: Any
+    source: Source,
+    model: str | Model = hub.DEFAULTS["tag"],
+    device: str = "cpu",
+    **options: Any,
 ) -> list[TagRecord]:
     """Tag one file: `audiossl.tag("clip.wav")[0].labels`.
 
@@ -164,7 +179,7 @@ def tag(
     (names). Raises InputError, ModelError or UsageError. To tag many files load the model once:
     `tagger = audiossl.Tagger.load()`, then `tagger.tag(path)`.
     """
-    loaded = hub.load(model, device) if isinstance(model, str) else model
+    loaded = load(model, device) if isinstance(model, str) else model
     tagger = Tagger(loaded)
     if options.get("labels") is not None:
         options["labels"] = tagger.find_labels(options["labels"])
@@ -173,6 +188,12 @@ def tag(
 
 def _is_path(source: Source) -> bool:
     return isinstance(source, str | os.PathLike)
+
+
+def _tapped(blocks: Iterable[np.ndarray], tap: Tap) -> Iterator[np.ndarray]:
+    for block in blocks:
+        tap(block)
+        yield block
 
 
 def _full_tail(windows: Iterator[Window], rate: int, seconds: float) -> Iterator[Window]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,9 @@ def complete_recipes(_ctx: click.Context, _param: click.Parameter, incomplete: s
     for place, prefix in ((root, ""), (root / "tiny", "tiny/"), (root / "bench", "bench/")):
         if place.is_dir():
             files = (entry.name for entry in place.iterdir())
-            names += [prefix + n.removesuffix(".yaml") for n in sorted(files) if n.endswith(".yaml")]
+            names += [
+                prefix + n.removesuffix(".yaml") for n in sorted(files) if n.endswith(".yaml")
+            ]
     items = [CompletionItem(name) for name in names if name.startswith(incomplete)]
     return [*items, CompletionItem(incomplete, type="file")]
 
@@ -147,6 +150,11 @@ batching = chain(
         help="Files at work at once; results are the same.  [default: all cores]",
     ),
 )
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def reading(values: dict[str, Any]) -> dict[str, Any]:

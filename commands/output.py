@@ -1,0 +1,284 @@
+"""Where results go: stdout, one file, or a folder with one file an input; and what is said meanwhile.
+
+stdout carries data only and each record is flushed. A file appears under its name when it is whole:
+until then its records stand in a journal beside it, from which `--resume` goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import click
+
+from audiossl import batch, errors
+from audiossl.atomic import atomic_write
+from audiossl.commands.main import ClosedPipe, say_error
+from audiossl.errors import InputError, OutputError
+from audiossl.inputs import STDIN, Input
+from audiossl.journal import Journal, key
+from audiossl.records import ErrorRecord
+from audiossl.writers import FORMATS, ONE_DOCUMENT_A_FILE, JsonLines, Record
+
+Work = Callable[[Input], Iterable[Record]]
+
+
+class Sink(Protocol):
+    """Takes the records of one input after the other."""
+
+    def skips(self, item: Input) -> bool:
+        """Whether this input is done already."""
+        ...
+
+    def file(self, item: Input, records: Iterator[Record]) -> bool:
+        """Take all records of one input; whether it went without error."""
+        ...
+
+    def finish(self, ok: bool) -> None:
+        """All inputs are done."""
+        ...
+
+
+@dataclass
+class StdoutSink:
+    """Text to stdout, flushed record by record."""
+
+    writer: JsonLines
+
+    def __post_init__(self) -> None:
+        write_stdout(self.writer.begin())
+
+    def skips(self, item: Input) -> bool:
+        return False
+
+    def file(self, item: Input, records: Iterator[Record]) -> bool:
+        ok = True
+        for record in records:
+            ok = ok and "error" not in record
+            write_stdout(self.writer.record(record))
+        write_stdout(self.writer.end_file())
+        return ok
+
+    def finish(self, ok: bool) -> None:
+        write_stdout(self.writer.end())
+
+
+class FileSink:
+    """One file, written from the journal when all inputs are done."""
+
+    def __init__(self, path: Path, writer: JsonLines, settings: Record, resume: bool) -> None:
+        self.path, self.writer = path, writer
+        self.journal = Journal(path.with_name(f".{path.name}.journal"), settings, resume)
+        self._entries: list[int] = []
+
+    def skips(self, item: Input) -> bool:
+        return self.journal.find(key(item.path)) is not None
+
+    def file(self, item: Input, records: Iterator[Record]) -> bool:
+        input_key = key(item.path)
+        offset = self.journal.find(input_key)
+        ok = True
+        if offset is None:
+            taken = list(records)
+            ok = all("error" not in record for record in taken)
+            offset = self.journal.add(input_key, taken, ok)
+        self._entries.append(offset)
+        return ok
+
+    def finish(self, ok: bool) -> None:
+        with self.journal, atomic_write(self.path) as file:
+            file.write(_bytes(self.writer.begin()))
+            for offset in self._entries:
+                for record in self.journal.records(offset):
+                    file.write(_bytes(self.writer.record(record)))
+                file.write(_bytes(self.writer.end_file()))
+            file.write(_bytes(self.writer.end()))
+        if ok:  # otherwise it stays, and --resume tries the failed inputs again
+            self.journal.remove()
+
+
+class FolderSink:
+    """One file an input, named after it, in the folders in which the inputs were found."""
+
+    def __init__(
+        self, folder: Path, writer: Callable[[], JsonLines], on_exists: str, resume: bool
+    ) -> None:
+        self.folder, self.writer = folder, writer
+        self.on_exists = "skip" if resume else on_exists
+        self._used: dict[Path, str] = {}
+        make_folder(folder)
+
+    def target(self, item: Input) -> Path:
+        relative = Path(item.relative if item.path != STDIN else "stdin")
+        return self.folder / relative.with_suffix(self.writer().suffix)
+
+    def skips(self, item: Input) -> bool:
+        return self.on_exists == "skip" and self.target(item).exists()
+
+    def file(self, item: Input, records: Iterator[Record]) -> bool:
+        if self.skips(item):
+            return True
+        target = self.target(item)
+        if problem := self._problem(item, target):
+            say_record_error(item.name, problem)
+            return False
+        writer = self.writer()
+        text, ok = [writer.begin()], True
+        for record in records:
+            ok = ok and "error" not in record
+            text.append(writer.record(record))
+        text += [writer.end_file(), writer.end()]
+        if ok or any(text[1:]):
+            make_folder(target.parent)
+            with atomic_write(target) as file:
+                file.write(_bytes("".join(text)))
+        return ok
+
+    def _problem(self, item: Input, target: Path) -> InputError | None:
+        other = self._used.setdefault(target, item.name)
+        if other != item.name:
+            return InputError(f"{target} already holds the result of {other}", code="name-clash")
+        if self.on_exists == "error" and target.exists():
+            return InputError(f"{target} exists: --on-exists skip or overwrite", code="exists")
+        return None
+
+    def finish(self, ok: bool) -> None:
+        return None
+
+
+def make_sink(
+    format_: str, out: str | None, on_exists: str, resume: bool, settings: Record, many: bool
+) -> Sink | None:
+    """The sink that the options ask for; None when there is nothing left to do."""
+    if out is None:
+        if resume:
+            raise click.UsageError("--resume needs --out: what went to stdout cannot be known")
+        if many and format_ in ONE_DOCUMENT_A_FILE:
+            raise click.UsageError(f"{format_} is one document an input: give --out FOLDER")
+        return StdoutSink(table_writer() if format_ == "table" else FORMATS[format_]())
+    if format_ == "table":
+        raise click.UsageError("a table is for the terminal: give another --format with --out")
+    if out.endswith(os.sep) or os.path.isdir(out) or (many and format_ in ONE_DOCUMENT_A_FILE):
+        return FolderSink(Path(out), FORMATS[format_], on_exists, resume)
+    return _file_sink(Path(out), format_, on_exists, resume, settings)
+
+
+def _file_sink(
+    path: Path, format_: str, on_exists: str, resume: bool, settings: Record
+) -> FileSink | None:
+    journal = path.with_name(f".{path.name}.journal")
+    if path.exists() and not (resume and journal.exists()):
+        if resume or on_exists == "skip":
+            click.echo(f"audiossl: {path} is there already: nothing to do", err=True)
+            return None
+        if on_exists == "error":
+            raise OutputError(f"{path} exists: --on-exists overwrite or skip, or another --out")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path.parent}: no such folder")
+    return FileSink(path, FORMATS[format_](), settings, resume)
+
+
+def table_writer() -> JsonLines:
+    from audiossl.commands.table import Table
+
+    return Table(sys.stdout.isatty())
+
+
+def pick_format(format_: str) -> str:
+    """`auto` is a table for a person and JSON lines for a program."""
+    if format_ != "auto":
+        return format_
+    return "table" if sys.stdout.isatty() else "jsonl"
+
+
+def run_batch(
+    inputs: Iterable[Input], work: Work, sink: Sink, jobs: int, progress: Callable[[str], None]
+) -> int:
+    """Work through the inputs, write their records in order; the exit code that tells how it went."""
+    done = failed = 0
+
+    def records(item: Input) -> Iterator[Record]:
+        return iter(()) if sink.skips(item) else guarded(item, work)
+
+    for item, results in batch.ordered(records, inputs, jobs):
+        progress(item.name)
+        if sink.file(item, _told(item, results)):
+            done += 1
+        else:
+            failed += 1
+    sink.finish(ok=not failed)
+    if failed:
+        return errors.EXIT_SOME_FAILED if done else errors.EXIT_ALL_FAILED
+    return errors.EXIT_OK if done else _nothing()
+
+
+def _nothing() -> int:
+    say_error("no input: give files, folders, a quoted glob, - for stdin, or --files-from")
+    return errors.EXIT_ALL_FAILED
+
+
+def guarded(item: Input, work: Work) -> Iterator[Record]:
+    """The records of one input; its own fault becomes its last record."""
+    try:
+        if item.error is not None:
+            raise item.error
+        yield from work(item)
+    except InputError as error:
+        yield ErrorRecord(item.name, error.code, error.message).to_dict()
+
+
+def _told(item: Input, records: Iterator[Record]) -> Iterator[Record]:
+    for record in records:
+        if "error" in record:
+            error = record["error"]
+            say_record_error(item.name, InputError(error["message"], error["code"]))
+        yield record
+
+
+def say_record_error(name: str, error: InputError) -> None:
+    """`audiossl: error: clip.flac: truncated: header says ...`"""
+    say_error(f"{name}: {error.code}: {error.message}")
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: {error.strerror}") from error
+
+
+def write_stdout(text: str) -> None:
+    """All of `text` to stdout at once. Raises ClosedPipe when nobody reads any more."""
+    if not text:
+        return
+    try:
+        sys.stdout.buffer.write(_bytes(text))
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise ClosedPipe from None
+    except OSError as error:
+        raise OutputError(f"stdout: {error.strerror}") from error
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+@contextlib.contextmanager
+def progress_line(quiet: bool, what: str) -> Iterator[Callable[[str], None]]:
+    """A live line on stderr that counts inputs; silent when stderr is not a terminal."""
+    if quiet or not sys.stderr.isatty() or sys.stdout.isatty():
+        yield lambda _name: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.completed:.0f} {task.description}"))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda name: cast(Any, bar.update)(task, advance=1, description=f"{what}: {name}")

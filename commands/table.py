@@ -1,0 +1,65 @@
+"""Tag records for a person at a terminal: a line a window, bars for scores."""
+
+from __future__ import annotations
+
+from audiossl.writers import JsonLines, Record
+
+BAR = "▏▎▍▌▋▊▉█"
+BAR_CELLS = 8
+FILE_CELLS = 32
+GREEN, YELLOW, DIM, RESET = "\x1b[32m", "\x1b[33m", "\x1b[2m", "\x1b[0m"
+STRONG = 0.6  # scores from here on are green
+
+
+class Table(JsonLines):
+    """One line a record; colours on a terminal unless NO_COLOR is set."""
+
+    def __init__(self, terminal: bool) -> None:
+        import os
+
+        self._colour = terminal and not os.environ.get("NO_COLOR")
+
+    def record(self, record: Record) -> str:
+        if "error" in record:
+            return ""  # told on stderr
+        place = f"{shortened(record['file'])}  {clock(record['start'])}-{clock(record['end'])}  "
+        if not record["labels"]:
+            return place + self._paint(DIM, unsure(record)) + "\n"
+        lines = [self._label(item["label"], item["score"]) for item in record["labels"]]
+        indent = " " * len(place)
+        return place + f"\n{indent}".join(lines) + "\n"
+
+    def _label(self, label: str, score: float) -> str:
+        colour = GREEN if score >= STRONG else YELLOW
+        return f"{score:.2f} {self._paint(colour, bar(score))} {label}"
+
+    def _paint(self, colour: str, text: str) -> str:
+        return f"{colour}{text}{RESET}" if self._colour else text
+
+
+def unsure(record: Record) -> str:
+    best = record.get("best")
+    guess = f" (nearest: {best['label']} {best['score']:.2f})" if best else ""
+    return f"nothing I know{guess}"
+
+
+def bar(score: float) -> str:
+    """A bar of BAR_CELLS cells, in eighths of a cell."""
+    eighths = round(min(max(score, 0.0), 1.0) * BAR_CELLS * 8)
+    full, rest = divmod(eighths, 8)
+    return ("█" * full + (BAR[rest - 1] if rest else "")).ljust(BAR_CELLS)
+
+
+def clock(seconds: float) -> str:
+    """m:ss.s, or h:mm:ss.s from an hour on."""
+    tenths = round(seconds * 10)
+    minutes, rest = divmod(tenths, 600)
+    hours, minutes = divmod(minutes, 60)
+    tail = f"{rest // 10:02d}.{rest % 10}"
+    return f"{hours}:{minutes:02d}:{tail}" if hours else f"{minutes}:{tail}"
+
+
+def shortened(name: str) -> str:
+    """A name in FILE_CELLS cells, its end kept: that is where names differ."""
+    safe = "".join(c if c.isprintable() else "?" for c in name)
+    return safe.ljust(FILE_CELLS) if len(safe) <= FILE_CELLS else "…" + safe[1 - FILE_CELLS :]

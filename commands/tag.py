@@ -1,0 +1,140 @@
+"""`audiossl tag`: what sounds are in recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain, islice
+from typing import Any, BinaryIO
+
+import click
+
+from audiossl.commands import options
+from audiossl.inputs import Input
+
+FORMATS = ["table", "jsonl", "json", "csv", "tsv", "audacity", "raven", "textgrid"]
+
+
+@click.command()
+@options.inputs
+@options.model
+@click.option("--top-k", type=click.IntRange(1), default=5, show_default=True, help="Labels.")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    default=0.3,
+    show_default=True,
+    help="Leave out labels with a lower score.",
+)
+@click.option(
+    "--labels",
+    multiple=True,
+    metavar="NAME[;NAME...]",
+    help="Only these; a group takes its members.",
+)
+@click.option(
+    "--window", type=click.FloatRange(0.05), metavar="SECONDS", help="Length of a window."
+)
+@click.option(
+    "--hop",
+    type=click.FloatRange(0.01),
+    metavar="SECONDS",
+    help="A timeline: one record a window, a window every so often.",
+)
+@click.option(
+    "--pool",
+    type=click.Choice(["max", "mean"]),
+    default="max",
+    show_default=True,
+    help="Without --hop, a file's score: its highest or its mean window.",
+)
+@click.option("--plot", type=click.Path(), metavar="PNG", help="Draw one file and its labels.")
+@options.output(FORMATS)
+@options.batching
+@options.decoding
+@options.common
+def command(
+    inputs: tuple[str, ...],
+    files_from: BinaryIO | None,
+    null: bool,
+    name: str,
+    plot: str | None,
+    **values: Any,
+) -> int:
+    """Say what sounds are in recordings.
+
+    Inputs are files, folders (searched recursively), quoted globs, or - for audio on stdin. Without
+    --hop there is one record a file; a score of 0.8 means right in about 8 of 10 cases, and a file
+    with no score above the threshold gets no label.
+
+    \b
+    audiossl tag clip.wav
+    audiossl tag calls/ --hop 5 --format csv --out calls.csv
+    find . -name '*.wav' -print0 | audiossl tag --files-from - -0 --format jsonl
+    ffmpeg -v error -i talk.mp4 -f wav - | audiossl tag - --name talk.mp4
+    """
+    from audiossl.commands.output import pick_format
+    from audiossl.inputs import expand
+
+    values["format_"] = pick_format(values["format_"])
+    reading = options.reading(values)
+    items = expand(inputs, files_from, null, name)
+    if values["format_"] in ("audacity", "textgrid") or plot:
+        items, many = several(items)
+        if many and plot:
+            raise click.UsageError("--plot draws one file")
+    else:
+        many = False
+    return run(items, reading, values, many, plot)
+
+
+def several(items: Iterator[Input]) -> tuple[Iterator[Input], bool]:
+    """The same inputs, and whether there is more than one."""
+    first = list(islice(items, 2))
+    return chain(first, items), len(first) > 1
+
+
+def run(
+    items: Iterator[Input],
+    reading: dict[str, Any],
+    values: dict[str, Any],
+    many: bool,
+    plot: str | None,
+) -> int:
+    """Load the model, tag every input, write the records; the exit code."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from audiossl import hub
+    from audiossl.commands import output
+    from audiossl.model import pick_device
+    from audiossl.tagging import Tagger, TagOptions
+
+    jobs = values.pop("jobs") or options.cores()
+    name = values.pop("model") or hub.DEFAULTS["tag"]
+    device = pick_device(values.pop("device"), threads=1)
+    keep = ("format_", "out", "on_exists", "resume")
+    writing = {key: values.pop(key) for key in keep}
+    quiet, batch_size = values.pop("quiet"), values.pop("batch_size")
+    names = [part.strip() for text in values.pop("labels") for part in text.split(";")]
+
+    with ThreadPoolExecutor(jobs if device == "cpu" else 1) as executor:
+        tagger = Tagger.load(name, device, batch_size=batch_size, executor=executor)
+        chosen = tagger.find_labels(names) if names else None
+        tagging = TagOptions(labels=chosen, **values)
+        settings = {"tag": tagging, "model": hub.digest(name), "reading": reading}
+        sink = output.make_sink(**writing, settings=settings, many=many)
+        if sink is None:
+            return 0
+        sketch = options.sketch(plot, tagger.model.rate) if plot else None
+
+        def work(item: Input) -> Iterator[dict[str, Any]]:
+            tap = sketch.add if sketch else None
+            for record in tagger.tag(item.path, item.name, tagging, tap=tap, **reading):
+                if sketch:
+                    sketch.label(record)
+                yield record.to_dict()
+
+        with output.progress_line(quiet, "tagged") as progress:
+            code = output.run_batch(items, work, sink, jobs, progress)
+        if sketch and plot:
+            sketch.draw(plot)
+        return code
