@@ -1,0 +1,64 @@
+# One command each. The virtual environment is made on first use and remade when versions change.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: help setup demo test test-slow check completions docs bench clean
+
+help:
+	@echo "make demo         tag the clips in tests/data/clips with the embedded model"
+	@echo "make test         run the test suite"
+	@echo "make test-slow    run the long tests as well"
+	@echo "make check        ruff and pyright"
+	@echo "make completions  regenerate completions/"
+	@echo "make docs         regenerate the generated parts of README.md"
+	@echo "make bench        print speed ratios against peers"
+
+# torch goes first and pinned: on its own pip would fetch a CUDA build of several gigabytes.
+$(VENV)/pip: constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch setuptools
+	touch $@
+
+$(VENV)/run: $(VENV)/pip pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e .
+	touch $@
+
+$(VENV)/dev: $(VENV)/run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $@
+
+$(VENV)/bench: $(VENV)/run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[bench]'
+	touch $@
+
+setup: $(VENV)/dev
+
+demo: $(VENV)/run
+	$(BIN)/audiossl tag tests/data/clips --format table
+
+test: $(VENV)/dev
+	$(BIN)/python -m pytest -n 2
+
+test-slow: $(VENV)/dev
+	$(BIN)/python -m pytest -n 2 -m 'slow or not slow'
+
+check: $(VENV)/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+completions: $(VENV)/run
+	$(BIN)/audiossl completions bash > completions/audiossl.bash
+	$(BIN)/audiossl completions zsh > completions/_audiossl
+	$(BIN)/audiossl completions fish > completions/audiossl.fish
+
+docs: $(VENV)/run
+	$(BIN)/python tests/generate_docs.py
+
+bench: $(VENV)/bench
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info runs

@@ -1,0 +1,67 @@
+"""What this installation can do: versions, formats, devices. Says, never changes."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+import audiossl
+
+# Distribution, what it is for, how to get it.
+PARTS = (
+    ("torch", "networks", "pip install torch"),
+    ("numpy", "arrays", "pip install numpy"),
+    ("soundfile", "decoding wav flac ogg opus mp3 aiff au caf", "pip install soundfile"),
+    ("soxr", "resampling", "pip install soxr"),
+    ("safetensors", "weights", "pip install safetensors"),
+    ("huggingface-hub", "published checkpoints", "pip install huggingface-hub"),
+    ("av", "m4a, aac and the sound of videos", "pip install 'audiossl-toolkit[video]'"),
+    ("matplotlib", "pictures: tag --plot", "pip install 'audiossl-toolkit[plot]'"),
+    ("librosa", "comparison in benchmarks", "pip install 'audiossl-toolkit[librosa]'"),
+    ("torchaudio", "comparison in benchmarks", "pip install 'audiossl-toolkit[torchaudio]'"),
+    ("mamba-ssm", "fast SSAMBA on CUDA", "pip install mamba-ssm --no-build-isolation"),
+)
+
+
+def facts() -> dict[str, Any]:
+    """Machine, devices, and the state of each part this program can use."""
+    return {"machine": _machine(), "parts": [_part(*part) for part in PARTS]}
+
+
+def version(distribution: str) -> str:
+    """Installed version, or an empty string."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _part(name: str, purpose: str, advice: str) -> dict[str, str]:
+    return {"name": name, "version": version(name), "purpose": purpose, "advice": advice}
+
+
+def _machine() -> dict[str, str]:
+    return {
+        "audiossl": audiossl.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cores": str(os.cpu_count()),
+        "devices": ", ".join(_devices()),
+    }
+
+
+def _devices() -> list[str]:
+    try:
+        import torch
+    except ImportError as error:
+        return [f"none: torch does not import ({error})"]
+    found = ["cpu"]
+    found += [
+        f"cuda:{index} ({torch.cuda.get_device_name(index)})"
+        for index in range(torch.cuda.device_count())
+    ]
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return found
