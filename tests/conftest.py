@@ -1,0 +1,61 @@
+"""Shared fixtures: an isolated home, the command as installed, the clips."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+CLIPS = Path(__file__).parent / "data" / "clips"
+COMMAND = Path(sys.executable).parent / "audiossl"
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's caches, and none may reach the network by accident."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / ".cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name in list(os.environ):
+        if name.startswith("AUDIOSSL_") and name != "AUDIOSSL_DATA":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def clips() -> Path:
+    """The folder of committed clips."""
+    return CLIPS
+
+
+Runner = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+@pytest.fixture
+def cli() -> Runner:
+    """Run the installed `audiossl` in a process of its own: cli("tag", "a.wav", stdin=b"...")."""
+
+    def run(
+        *args: str | bytes | os.PathLike[str],
+        stdin: bytes | None = None,
+        env: dict[str, str] | None = None,
+        cwd: os.PathLike[str] | None = None,
+        timeout: float = 120,
+    ) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [COMMAND, *args],
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            env={**os.environ, **(env or {})},
+            cwd=cwd,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
