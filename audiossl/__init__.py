@@ -1,8 +1,8 @@
 """audiossl: self-supervised audio in a shell, and in Python.
 
     import audiossl
-    for record in audiossl.tag("clip.wav"):
-        print(record.labels)
+    records = audiossl.tag("clip.wav")
+    records[0].labels
 
 The names below are imported when first used (PEP 562), so `import audiossl` costs nothing.
 """

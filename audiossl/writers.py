@@ -6,9 +6,8 @@ A writer is fed one input after the other and gives text to append, so that resu
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -68,9 +67,7 @@ class Separated(JsonLines):
         return "".join(self._row(row) for row in tag_rows(record))
 
     def _row(self, values: tuple[Any, ...]) -> str:
-        buffer = io.StringIO()
-        csv.writer(buffer, delimiter=self._delimiter, lineterminator="\n").writerow(values)
-        return buffer.getvalue()
+        return annotations.delimited(values, self._delimiter)
 
 
 def tag_rows(record: Record) -> list[tuple[Any, ...]]:
@@ -83,12 +80,13 @@ def tag_rows(record: Record) -> list[tuple[Any, ...]]:
     return [(*place, item["label"], item["score"], record["model"], "") for item in labels]
 
 
-class Tracks(JsonLines):
-    """Audacity, Raven or TextGrid: a whole document an input, written when the input is done."""
+class Tracks(JsonLines, ABC):
+    """Annotations of one input at a time, written when it is done; windows are merged."""
 
-    def __init__(self, render: Callable[[list[Annotation], float], str], suffix: str) -> None:
-        self.suffix = suffix
-        self._render = render
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
         self._annotations: list[Annotation] = []
         self._seconds = 0.0
         self._seen = False
@@ -101,11 +99,46 @@ class Tracks(JsonLines):
         return ""
 
     def end_file(self) -> str:
-        if not self._seen:
-            return ""
-        text = self._render(merged(self._annotations), self._seconds)
-        self._annotations, self._seconds, self._seen = [], 0.0, False
+        text = self.track(merged(self._annotations), self._seconds) if self._seen else ""
+        self._clear()
         return text
+
+    @abstractmethod
+    def track(self, tracks: list[Annotation], seconds: float) -> str:
+        """The text of one input of `seconds`."""
+
+
+class Audacity(Tracks):
+    """A label track: one document an input."""
+
+    suffix = ".txt"
+
+    def track(self, tracks: list[Annotation], seconds: float) -> str:
+        return annotations.write_audacity(tracks)
+
+
+class TextGrid(Tracks):
+    """Praat's long form: one document an input."""
+
+    suffix = ".TextGrid"
+
+    def track(self, tracks: list[Annotation], seconds: float) -> str:
+        return annotations.write_textgrid(tracks, seconds)
+
+
+class Raven(Tracks):
+    """One selection table over all inputs, as Raven opens several files in a row."""
+
+    suffix = ".selections.txt"
+
+    def begin(self) -> str:
+        self._table = annotations.RavenTable()
+        return self._table.header
+
+    def track(self, tracks: list[Annotation], seconds: float) -> str:
+        rows = "".join(self._table.row(item) for item in tracks)
+        self._table.end_file(seconds)
+        return rows
 
 
 def record_annotations(record: Record) -> list[Annotation]:
@@ -133,20 +166,13 @@ def merged(tracks: list[Annotation]) -> list[Annotation]:
     return out
 
 
-def audacity() -> Tracks:
-    return Tracks(lambda items, _seconds: annotations.write_audacity(items), ".txt")
-
-
-def textgrid() -> Tracks:
-    return Tracks(annotations.write_textgrid, ".TextGrid")
-
-
 FORMATS: dict[str, Callable[[], JsonLines]] = {
     "jsonl": JsonLines,
     "json": Json,
     "csv": lambda: Separated(",", ".csv"),
     "tsv": lambda: Separated("\t", ".tsv"),
-    "audacity": audacity,
-    "textgrid": textgrid,
+    "audacity": Audacity,
+    "raven": Raven,
+    "textgrid": TextGrid,
 }
 ONE_DOCUMENT_A_FILE = frozenset({"audacity", "textgrid"})
