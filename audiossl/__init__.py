@@ -7,8 +7,6 @@
 The names below are imported when first used (PEP 562), so `import audiossl` costs nothing.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 

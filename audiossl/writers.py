@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-from audiossl import annotations
+import audiossl.annotations as label_tracks
 from audiossl.annotations import Annotation
 
 Record = dict[str, Any]
@@ -67,7 +67,7 @@ class Separated(JsonLines):
         return "".join(self._row(row) for row in tag_rows(record))
 
     def _row(self, values: tuple[Any, ...]) -> str:
-        return annotations.delimited(values, self._delimiter)
+        return label_tracks.delimited(values, self._delimiter)
 
 
 def tag_rows(record: Record) -> list[tuple[Any, ...]]:
@@ -114,7 +114,7 @@ class Audacity(Tracks):
     suffix = ".txt"
 
     def track(self, tracks: list[Annotation], seconds: float) -> str:
-        return annotations.write_audacity(tracks)
+        return label_tracks.write_audacity(tracks)
 
 
 class TextGrid(Tracks):
@@ -123,7 +123,7 @@ class TextGrid(Tracks):
     suffix = ".TextGrid"
 
     def track(self, tracks: list[Annotation], seconds: float) -> str:
-        return annotations.write_textgrid(tracks, seconds)
+        return label_tracks.write_textgrid(tracks, seconds)
 
 
 class Raven(Tracks):
@@ -132,7 +132,7 @@ class Raven(Tracks):
     suffix = ".selections.txt"
 
     def begin(self) -> str:
-        self._table = annotations.RavenTable()
+        self._table = label_tracks.RavenTable()
         return self._table.header
 
     def track(self, tracks: list[Annotation], seconds: float) -> str:
