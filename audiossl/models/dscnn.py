@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MIN_FRAMES = 8  # shorter spectrograms are padded with their last frame
+MIN_FRAMES = 96  # shorter spectrograms are repeated: YAMNet's patch, about one second
 
 
 class SeparableBlock(nn.Module):
@@ -77,7 +77,7 @@ class DSCNN(nn.Module):
     def forward(self, spec: Tensor) -> Tensor:
         """spec: (batch, mel, frames), log-mel -> tokens (batch, tokens, dim), never negative."""
         if spec.shape[-1] < MIN_FRAMES:
-            spec = F.pad(spec, (0, MIN_FRAMES - spec.shape[-1]), mode="replicate")
+            spec = spec.repeat(1, 1, -(-MIN_FRAMES // spec.shape[-1]))[..., :MIN_FRAMES]
         x = self.norm(spec.unsqueeze(1))  # (batch, 1, mel, frames)
         x = F.relu(self.stem_norm(self.stem(x)), inplace=True)
         x = self.blocks(x).mean(dim=2, keepdim=True)  # (batch, width, 1, tokens)
