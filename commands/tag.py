@@ -75,6 +75,8 @@ def command(
     from audiossl.commands.output import pick_format
     from audiossl.inputs import expand
 
+    if files_from is not None and files_from.name == "<stdin>" and "-" in inputs:
+        raise click.UsageError("stdin cannot be both audio (-) and the list (--files-from -)")
     values["format_"] = pick_format(values["format_"])
     reading = options.reading(values)
     items = expand(inputs, files_from, null, name)
