@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -233,3 +234,27 @@ def test_import_is_light():
     code = "import sys, audiossl.labels; print({'torch', 'numpy'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
+
+
+CLIPS = Path(__file__).parent / "data" / "clips"
+
+
+def clip_table() -> list[list[str]]:
+    lines = (CLIPS / "README.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "|" in line]
+    return rows[2:]
+
+
+def test_every_test_clip_is_listed_with_its_class_and_licence():
+    soundfile = pytest.importorskip("soundfile")
+    table = {row[0]: row for row in clip_table()}
+    files = {path.name: path for path in CLIPS.iterdir() if path.name != "README.md"}
+    assert set(table) == set(files)
+    for name, (_, label, _, rate, channels, seconds, *_, licence) in table.items():
+        assert labels.find(label) == label
+        assert licence == "CC0"
+        info = soundfile.info(files[name])
+        assert (info.samplerate, info.channels) == (int(rate), int(channels)), name
+        assert info.duration == pytest.approx(float(seconds), abs=0.01), name
+        assert files[name].stat().st_size < 100_000, name
+    assert sum(path.stat().st_size for path in files.values()) < 700_000
