@@ -1,0 +1,333 @@
+"""Clips for training and evaluation, in an order and with random draws that (seed, epoch, position)
+alone decide: whatever the number of workers, and whenever a run was interrupted.
+
+`Stream` is an endless line of positions; the one integer it starts from is all that a resumed run
+needs. A dataset is asked for a `Draw` and makes its own generator from it.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from audiossl import audio
+from audiossl.data import manifest
+from audiossl.data.augment import augment_wave
+from audiossl.data.manifest import Row
+from audiossl.errors import InputError
+from audiossl.sections import Augment
+
+SKIPPED = "skipped"  # key of a batch: [(path, why)], taken out before a method sees the batch
+CROP_LIMIT = 4  # a clip longer than this many crops is decoded only as far as its crop
+
+
+class Draw(NamedTuple):
+    """The `position`-th item of pass `epoch` is `index`; the pair (epoch, position) is unique."""
+
+    epoch: int
+    position: int
+    index: int
+
+    def generator(self, seed: int) -> np.random.Generator:
+        """The source of everything random about this item."""
+        return np.random.default_rng((seed, self.epoch, self.position))
+
+
+class Items(Protocol):
+    """What the loop can train on: a length, and one item (tensors and numbers by name) a draw.
+
+    With a method `batch(draws) -> dict[str, Tensor]` it makes whole batches itself.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, draw: Draw, /) -> dict[str, Any]: ...
+
+
+class Stream(Sampler[list[Draw]]):
+    """Endless batches of draws over `size` items: epoch after epoch, each in its own order.
+
+    start: draws already used. With `weights` (size,) an epoch draws with replacement.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        start: int = 0,
+        weights: np.ndarray | None = None,
+    ) -> None:
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.start, self.weights = start, weights
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        epoch, position = divmod(self.start, self.size)
+        order = self.order(epoch)
+        while True:
+            batch = []
+            while len(batch) < self.batch_size:
+                if position == self.size:
+                    epoch, position = epoch + 1, 0
+                    order = self.order(epoch)
+                batch.append(Draw(epoch, position, int(order[position])))
+                position += 1
+            yield batch
+
+    def order(self, epoch: int) -> np.ndarray:
+        """(size,) int64: the items of one epoch in turn."""
+        rng = np.random.default_rng((self.seed, epoch))
+        if self.weights is None:
+            return rng.permutation(self.size)
+        return rng.choice(self.size, self.size, p=self.weights)
+
+
+class Clips(Dataset[dict[str, Any]]):
+    """Random crops of clips, for training.
+
+    An item: wave (samples,) float32, target (classes,) float32 (1, 0, -1 unknown), index: the
+    row's number in its manifest.
+    A file that cannot be read is replaced by the next that can, and named under `skipped`.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        labels: Sequence[str],
+        rate: int,
+        crop_seconds: float,
+        seed: int = 0,
+        short: str = "repeat",
+        augment: Augment | None = None,
+    ) -> None:
+        self.rows, self.rate, self.seed = list(rows), rate, seed
+        self.samples = max(1, round(crop_seconds * rate))
+        self.targets = torch.from_numpy(manifest.targets(rows, labels))
+        self.short, self.augment = short, augment or Augment()
+        self.cache: dict[int, np.ndarray] = {}
+        self.bad: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        skipped = []
+        for step in range(len(self)):
+            index = (draw.index + step) % len(self)
+            if index not in self.bad:
+                try:
+                    item = self.item(index, draw)
+                    return {**item, SKIPPED: skipped}
+                except InputError as error:
+                    self.bad[index] = error.message
+            skipped.append((str(self.rows[index].path), self.bad[index]))
+        raise InputError(f"none of the {len(self)} files can be read: {skipped[0][1]}")
+
+    def item(self, index: int, draw: Draw) -> dict[str, Any]:
+        """Row `index` with this draw's crop and augmentation."""
+        rng = draw.generator(self.seed)
+        wave = self.crop(index, rng.random())
+        wave = augment_wave(wave, self.augment, rng)
+        number = self.rows[index].number
+        return {"wave": torch.from_numpy(wave), "target": self.targets[index], "index": number}
+
+    def crop(self, index: int, share: float) -> np.ndarray:
+        """(samples,): a crop at `share` in [0, 1) of the places where it fits."""
+        if index in self.cache:
+            clip = self.cache[index]
+        else:
+            row = self.rows[index]
+            clip = read_clip(row, self.rate, crop=(self.samples / self.rate, share))
+        start = int(share * (len(clip) - self.samples + 1)) if len(clip) > self.samples else 0
+        return fill(clip[start : start + self.samples].astype(np.float32), self.samples, self.short)
+
+    def fill_cache(self) -> None:
+        """Decode every clip once and keep it as float16 (a clip of 10 s at 16 kHz: 320 kB)."""
+        for index, row in enumerate(self.rows):
+            try:
+                self.cache[index] = read_clip(row, self.rate).astype(np.float16)
+            except InputError as error:
+                self.bad[index] = error.message
+
+
+class Windows(Dataset[dict[str, Any]]):
+    """All windows of all clips one after another, for evaluation: nothing random.
+
+    Items as those of Clips; `index` is the row, so scores can be pooled by clip. A window of a file
+    that cannot be read is silent and its target unknown, and the file is named under `skipped`.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        labels: Sequence[str],
+        rate: int,
+        window_seconds: float,
+        short: str,
+    ) -> None:
+        self.rows, self.rate, self.short = list(rows), rate, short
+        self.samples = max(1, round(window_seconds * rate))
+        self.targets = torch.from_numpy(manifest.targets(rows, labels))
+        self.bad: dict[int, str] = {}
+        self.last: tuple[int, np.ndarray] | None = None
+        self.places = [
+            (index, start)
+            for index, row in enumerate(self.rows)
+            for start in range(
+                0, max(1, self._length(index, row) - self.samples // 2), self.samples
+            )
+        ]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        index, start = self.places[place]
+        wave = np.zeros(self.samples, np.float32)
+        try:
+            clip = self._clip(index)
+            wave = fill(clip[start : start + self.samples], self.samples, self.short)
+        except InputError as error:
+            self.bad[index] = error.message
+        bad = index in self.bad
+        target = torch.full_like(self.targets[index], -1) if bad else self.targets[index]
+        row = self.rows[index]
+        skipped = [(str(row.path), self.bad[index])] if bad else []
+        item = {"wave": torch.from_numpy(wave), "target": target, "index": row.number}
+        return {**item, SKIPPED: skipped}
+
+    def _clip(self, index: int) -> np.ndarray:
+        """The windows of a clip come one after another: it is decoded once."""
+        if index in self.bad:
+            raise InputError(self.bad[index])
+        if self.last is None or self.last[0] != index:
+            self.last = (index, read_clip(self.rows[index], self.rate))
+        return self.last[1]
+
+    def _length(self, index: int, row: Row) -> int:
+        try:
+            seconds = clip_seconds(row)
+        except InputError as error:
+            self.bad[index] = error.message
+            seconds = 0.0
+        return round(seconds * self.rate)
+
+
+class Skips:
+    """Counts unreadable files: each is said once, too many end the run."""
+
+    def __init__(self, max_fraction: float, files: int, say: Callable[[str], None]) -> None:
+        self.max_fraction, self.files, self.say = max_fraction, files, say
+        self.found: dict[str, str] = {}
+
+    def note(self, skipped: Iterable[tuple[str, str]]) -> None:
+        """skipped: (path, why). Raises InputError above the fraction."""
+        for path, why in skipped:
+            if path not in self.found:
+                self.found[path] = why
+                self.say(f"warning: {path}: {why}: left out")
+        if len(self.found) > self.max_fraction * self.files:
+            raise InputError(
+                f"{len(self.found)} of {self.files} files cannot be read, more than the"
+                f" data.max_bad_fraction of {self.max_fraction:g}: {next(iter(self.found))}, ..."
+            )
+
+
+def clip_seconds(row: Row) -> float:
+    """Length of a clip by its row or its file's header; decoded when the header does not say."""
+    start = row.start or 0.0
+    if row.end is not None:
+        return row.end - start
+    seconds = audio.info(row.path).seconds
+    if seconds is None:
+        wave, rate = audio.read(row.path)
+        seconds = len(wave) / rate
+    return max(0.0, seconds - start)
+
+
+def read_clip(row: Row, rate: int, crop: tuple[float, float] | None = None) -> np.ndarray:
+    """(samples,) float32 of a row at `rate`. Raises InputError when nothing is left to hear.
+
+    crop: (seconds, share): of a clip much longer than that, only the part at `share` is decoded.
+    """
+    start, end = row.start or 0.0, row.end
+    if crop is not None:
+        seconds = clip_seconds(row)
+        if seconds > CROP_LIMIT * crop[0]:
+            start += crop[1] * (seconds - crop[0])
+            end = start + crop[0]
+    first, stop = round(start * rate), None if end is None else round(end * rate)
+    parts, seen = [], 0
+    with audio.stream(row.path, rate) as blocks:
+        for block in blocks:
+            parts.append(
+                block[max(0, first - seen) : None if stop is None else max(0, stop - seen)]
+            )
+            seen += len(block)
+            if stop is not None and seen >= stop:
+                break
+    wave = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    if not len(wave):
+        raise InputError("no sample in this part of the file", code="empty")
+    return wave
+
+
+def fill(wave: np.ndarray, samples: int, short: str) -> np.ndarray:
+    """(samples,): `wave` repeated or followed by zeros."""
+    if len(wave) >= samples:
+        return wave[:samples]
+    if short == "repeat" and len(wave):
+        return np.tile(wave, -(-samples // len(wave)))[:samples]
+    return np.pad(wave, (0, samples - len(wave)))
+
+
+class _Batches(Dataset[dict[str, Any]]):
+    """Asked for a list of draws, gives a batch."""
+
+    def __init__(self, items: Any) -> None:
+        self.items = items
+
+    def __getitem__(self, draws: list[Any]) -> dict[str, Any]:
+        if hasattr(self.items, "batch"):
+            return self.items.batch(draws)
+        return collate([self.items[draw] for draw in draws])
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Items -> batch: tensors stacked, numbers as tensors, the skipped joined."""
+    skipped = [entry for item in items for entry in item.pop(SKIPPED, ())]
+    return {**default_collate(items), SKIPPED: skipped}
+
+
+def train_loader(items: Any, stream: Stream, workers: int = 0) -> Iterator[dict[str, Any]]:
+    """Endless batches of `items` along `stream`."""
+    return iter(_loader(_Batches(items), stream, workers))
+
+
+def valid_loader(items: Any, batch_size: int, workers: int = 0) -> DataLoader[dict[str, Any]]:
+    """All items once, in order, the last batch perhaps smaller."""
+    size = len(items)
+    batches = [list(range(i, min(i + batch_size, size))) for i in range(0, size, batch_size)]
+    return _loader(_Batches(items), batches, workers)
+
+
+def _loader(batches: _Batches, sampler: Any, workers: int) -> DataLoader[dict[str, Any]]:
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=sampler,
+        num_workers=workers,
+        worker_init_fn=_leave_signals_to_the_loop,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _leave_signals_to_the_loop(_worker: int) -> None:
+    """Ctrl-C reaches the whole process group: the loop saves first, then ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

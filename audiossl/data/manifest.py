@@ -1,0 +1,295 @@
+"""The one table format: a CSV file with a header, one row a clip; or a folder of audio files.
+
+    path,start,end,labels,known,fold,group,split
+    dogs/a.wav,,,Dog;Bark,,1,a,
+
+path    relative to the manifest's folder (or to `root`), never above it; required
+start   first second of the clip in its file; empty: the beginning
+end     last second; empty: the end of the file
+labels  joined by ";"; empty: none of the classes
+known   classes that were judged for this row, joined by ";"; empty: all of them.
+        A class that is neither in `labels` nor in `known` is unknown (target -1), not absent
+fold    of the data set's own protocol
+group   recordings that belong together (one source, one speaker, one place): never split
+split   "train", "valid" or "test"
+Any further column is kept in `Row.extra`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from audiossl.errors import UsageError
+from audiossl.inputs import SUFFIXES
+
+COLUMNS = ("path", "start", "end", "labels", "known", "fold", "group", "split")
+SEPARATOR = ";"
+UNKNOWN = -1.0  # target of a class that nobody judged
+MAX_CELL = 1 << 20  # characters
+SHOWN = 5  # names in an error
+
+
+@dataclass(frozen=True)
+class Row:
+    """One clip. `path` can be opened as it is; `start`, `end` in seconds, None: the file's own.
+
+    `number` is its place in the table, from 0, whatever split it is in.
+    """
+
+    path: Path
+    start: float | None = None
+    end: float | None = None
+    labels: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+    fold: str = ""
+    group: str = ""
+    split: str = ""
+    number: int = 0
+    extra: dict[str, str] = field(default_factory=dict, hash=False)
+
+
+def read(path: str | os.PathLike[str], root: str | None = None) -> list[Row]:
+    """Rows of a manifest file or of a folder of audio files, all of which exist.
+
+    Raises UsageError naming the line, or the missing files and their number.
+    """
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return read_folder(place)
+    rows = _read_csv(place, Path(root).expanduser() if root else place.parent)
+    missing = [row.path for row in rows if not row.path.is_file()]
+    if missing:
+        names = ", ".join(str(name) for name in missing[:SHOWN])
+        more = ", ..." if len(missing) > SHOWN else ""
+        raise UsageError(f"{path}: {len(missing)} of {len(rows)} files are missing: {names}{more}")
+    if not rows:
+        raise UsageError(f"{path}: no row")
+    return rows
+
+
+def read_folder(folder: Path) -> list[Row]:
+    """Every audio file below `folder`, by suffix, sorted; its first subfolder is its label."""
+    rows = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(root, name)
+            if name.startswith(".") or path.suffix.lower() not in SUFFIXES or not path.is_file():
+                continue
+            parts = path.relative_to(folder).parts
+            labels = (parts[0],) if len(parts) > 1 else ()
+            group = path.relative_to(folder).as_posix()
+            rows.append(Row(path, labels=labels, group=group, number=len(rows)))
+    if not rows:
+        raise UsageError(f"{folder}: no audio file in this folder")
+    return rows
+
+
+def write(path: str | os.PathLike[str], rows: Iterable[Row], root: Path | None = None) -> None:
+    """Write rows as a manifest whose paths are relative to `root`, default its own folder."""
+    from audiossl.atomic import atomic_write
+
+    rows = list(rows)
+    root = Path(os.path.abspath(root or Path(path).parent))
+    extra = sorted({name for row in rows for name in row.extra})
+    with atomic_write(Path(path)) as file:
+        lines = _Lines()
+        table = csv.writer(lines, lineterminator="\n")
+        table.writerow([*COLUMNS, *extra])
+        for row in rows:
+            table.writerow(_cells(row, root) + [row.extra.get(name, "") for name in extra])
+        file.write("".join(lines.parts).encode("utf-8", "surrogateescape"))
+
+
+def labels_of(rows: Iterable[Row]) -> list[str]:
+    """All labels, sorted."""
+    return sorted({label for row in rows for label in row.labels})
+
+
+def targets(rows: Sequence[Row], labels: Sequence[str]) -> np.ndarray:
+    """(rows, classes) float32: 1 present, 0 absent, -1 unknown; other labels are left out."""
+    column = {label: i for i, label in enumerate(labels)}
+    table = np.zeros((len(rows), len(labels)), np.float32)
+    for i, row in enumerate(rows):
+        if row.known:
+            table[i] = UNKNOWN
+            table[i, [column[name] for name in row.known if name in column]] = 0
+        table[i, [column[name] for name in row.labels if name in column]] = 1
+    return table
+
+
+def split(
+    rows: Sequence[Row], valid_folds: Sequence[str] = (), valid_fraction: float = 0.0
+) -> tuple[list[Row], list[Row]]:
+    """(train, valid) rows: by folds, by a fraction of the groups, or by the `split` column.
+
+    The fraction goes by a hash of the group's name, so a row added later moves no other row. Rows
+    of split "test" are in neither. Raises UsageError when a fold does not exist or a group crosses.
+    """
+    rows = [row for row in rows if row.split != "test"]
+    if valid_folds:
+        unknown = set(valid_folds) - {row.fold for row in rows}
+        if unknown:
+            folds = ", ".join(sorted({row.fold for row in rows}))
+            raise UsageError(f"no row in fold {sorted(unknown)[0]!r} (folds: {folds})")
+        valid = [row.fold in valid_folds for row in rows]
+    elif valid_fraction:
+        valid = [_share(_group(row)) < valid_fraction for row in rows]
+    else:
+        valid = [row.split == "valid" for row in rows]
+    parts = [[row for row, is_valid in zip(rows, valid, strict=True) if is_valid is which]
+             for which in (False, True)]  # fmt: skip
+    check_disjoint(parts[0], parts[1])
+    return parts[0], parts[1]
+
+
+def check_disjoint(train: Sequence[Row], valid: Sequence[Row]) -> None:
+    """Raise UsageError when a group or a file is on both sides."""
+    for what, key in (("group", lambda row: row.group), ("file", lambda row: str(row.path))):
+        both = ({key(row) for row in train} & {key(row) for row in valid}) - {""}
+        if both:
+            name = sorted(both)[0]
+            raise UsageError(
+                f"{len(both)} {what}{'s are' if len(both) > 1 else ' is'} in training and in"
+                f" evaluation: {name!r}{', ...' if len(both) > 1 else ''}"
+            )
+
+
+def balanced_weights(rows: Sequence[Row], labels: Sequence[str]) -> np.ndarray:
+    """(rows,) float64, sum 1: the sum over a row's labels of 1 / (number of rows with that label).
+
+    AST's way (its gen_weight_file.py), up to a constant. A row without label weighs as the mean.
+    """
+    known = set(labels)
+    counts = Counter(label for row in rows for label in set(row.labels) & known)
+    weights = np.array(
+        [sum(1 / counts[label] for label in set(row.labels) & known) for row in rows]
+    )
+    labelled = weights > 0
+    weights[~labelled] = weights[labelled].mean() if labelled.any() else 1.0
+    return weights / weights.sum()
+
+
+def fingerprint(rows: Iterable[Row]) -> str:
+    """Hex sha256 over all rows and the sizes of their files: tells whether data has changed."""
+    digest = hashlib.sha256()
+    for row in rows:
+        size = row.path.stat().st_size
+        facts = [row.path.name, row.start, row.end, row.labels, row.known, row.group, size]
+        digest.update(json.dumps(facts).encode("ascii"))
+    return digest.hexdigest()
+
+
+class _Lines:
+    """What csv.writer writes to."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+
+    def write(self, text: str) -> None:
+        self.parts.append(text)
+
+
+def _read_csv(path: Path, root: Path) -> list[Row]:
+    try:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            csv.field_size_limit(MAX_CELL)
+            table = csv.DictReader(file, strict=True)
+            _check_header(path, table.fieldnames)
+            return [
+                _row(record, number, root, f"{path}, line {table.line_num}")
+                for number, record in enumerate(table)
+            ]
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}: no manifest or folder here") from error
+    except csv.Error as error:
+        raise UsageError(f"{path}: not a CSV table: {error}") from error
+
+
+def _check_header(path: Path, names: Sequence[str] | None) -> None:
+    if not names or "path" not in names:
+        raise UsageError(f"{path}: no column `path` in the first line (columns: {names or 'none'})")
+    doubled = [name for name, count in Counter(names).items() if count > 1]
+    if doubled:
+        raise UsageError(f"{path}: column {doubled[0]!r} is there twice")
+
+
+def _row(record: Mapping[str | None, str | None], number: int, root: Path, where: str) -> Row:
+    if None in record or None in record.values():
+        raise UsageError(f"{where}: more or fewer cells than the header has columns")
+    cell = {str(name): str(value).strip() for name, value in record.items()}
+    start, end = (_seconds(cell.get(name, ""), name, where) for name in ("start", "end"))
+    if end is not None and end <= (start or 0):
+        raise UsageError(f"{where}: end {end:g} is not after start {start or 0:g}")
+    return Row(
+        path=_inside(cell["path"], root, where),
+        start=start,
+        end=end,
+        labels=_names(cell.get("labels", "")),
+        known=_names(cell.get("known", "")),
+        fold=cell.get("fold", ""),
+        group=cell.get("group", ""),
+        split=_split_name(cell.get("split", ""), where),
+        number=number,
+        extra={name: value for name, value in cell.items() if name not in COLUMNS},
+    )
+
+
+def _inside(name: str, root: Path, where: str) -> Path:
+    """`root / name`, which must not lead out of `root`; a link that the user laid there may."""
+    if not name:
+        raise UsageError(f"{where}: path is empty")
+    if "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise UsageError(f"{where}: path {name!r} leads out of {root}")
+    return root / name
+
+
+def _seconds(text: str, name: str, where: str) -> float | None:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise UsageError(f"{where}: {name}: expected seconds, got {text!r}")
+    return value
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in text.split(SEPARATOR) if name.strip()))
+
+
+def _split_name(text: str, where: str) -> str:
+    if text not in ("", "train", "valid", "test"):
+        raise UsageError(f"{where}: split: expected train, valid or test, got {text!r}")
+    return text
+
+
+def _group(row: Row) -> str:
+    return row.group or str(row.path.name)
+
+
+def _share(name: str) -> float:
+    """A number in [0, 1) that belongs to a name for ever."""
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _cells(row: Row, root: Path) -> list[str]:
+    path = Path(os.path.abspath(row.path))
+    if not path.is_relative_to(root):
+        raise UsageError(f"{row.path} lies outside {root}")
+    times = ["" if value is None else repr(value) for value in (row.start, row.end)]
+    names = [SEPARATOR.join(row.labels), SEPARATOR.join(row.known)]
+    return [path.relative_to(root).as_posix(), *times, *names, row.fold, row.group, row.split]

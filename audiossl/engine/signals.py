@@ -1,0 +1,51 @@
+"""Signals that end a run: the first lets the loop save and leave, a second Ctrl-C leaves now."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+
+class Stop:
+    """Context: `reason` is not None once the run should end. Only the main thread gets signals.
+
+    SIGINT, SIGTERM and SIGUSR1 (which Slurm sends before it kills) ask for the end, and so does
+    `seconds` of run time. `leave()` then ends the process as the signal would have.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self.deadline = None if seconds is None else time.monotonic() + seconds
+        self.number: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+                self._before[number] = signal.signal(number, self._asked)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _asked(self, number: int, _frame: FrameType | None) -> None:
+        if number == self.number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+
+    @property
+    def reason(self) -> str | None:
+        if self.number is not None:
+            return signal.Signals(self.number).name
+        late = self.deadline is not None and time.monotonic() >= self.deadline
+        return "time limit" if late else None
+
+    def leave(self) -> None:
+        """After the context: pass the signal on to whoever handled it before."""
+        if self.number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.number is not None:
+            signal.raise_signal(signal.SIGTERM)

@@ -1,0 +1,155 @@
+"""The sections of a recipe: what each key is, its type, its default and its bounds.
+
+Only names and numbers: audiossl/recipe.py reads them from YAML. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from audiossl.typed_yaml import Range
+
+Fraction = Annotated[float, Range(low=0, high=1)]
+Count = Annotated[int, Range(low=1)]
+Natural = Annotated[int, Range(low=0)]
+
+
+@dataclass
+class ModelSection:
+    """What is trained: `from` a model, or `architecture` + `frontend` with random weights."""
+
+    from_: str | None = None
+    """A model by name or folder: its frontend and encoder, and its head if the labels are equal."""
+    architecture: dict[str, Any] | None = None
+    """{name: dscnn, ...arguments of the model file's build()}."""
+    frontend: dict[str, Any] | None = None
+    """{name: logmel | fbank, ...arguments} or {preset: ast}."""
+    head: dict[str, Any] | None = None
+    """{name: linear, activation: sigmoid | softmax}; the labels come from the data."""
+    window_seconds: Annotated[float, Range(above=0, high=3600)] | None = None
+    """Length of input the model is made for; default: data.crop_seconds."""
+    licence: str = ""
+    """Licence of the trained weights, for config.json."""
+
+
+@dataclass
+class Augment:
+    """Changes to each clip's wave, drawn from (seed, epoch, position); all off by default."""
+
+    gain_db: tuple[float, float] | None = None
+    """Range of a random gain, dB."""
+    roll: Fraction = 0.0
+    """Probability of a cyclic shift in time by any amount."""
+    noise: Fraction = 0.0
+    """Probability of coloured noise."""
+    noise_snr_db: tuple[float, float] = (3.0, 30.0)
+    """Range of the signal-to-noise ratio, dB."""
+    noise_exponent: tuple[float, float] = (0.0, 2.0)
+    """Range of a in the noise's power spectrum 1/f^a: 0 white, 1 pink, 2 brown."""
+    invert: Fraction = 0.0
+    """Probability of a change of sign."""
+
+
+@dataclass
+class DataSection:
+    """What is learned from. Paths are relative to where the command runs."""
+
+    train: str | None = None
+    """A manifest (.csv), or a folder of audio files (a subfolder's name is its files' label)."""
+    folder: str | None = None
+    """A folder of audio files, in place of `train`."""
+    valid: str | None = None
+    """A manifest or folder to evaluate on."""
+    root: str | None = None
+    """Folder that the manifests' paths start from; default: the manifest's own."""
+    valid_folds: list[str] = field(default_factory=list)
+    """Folds of `train` that are kept for evaluation."""
+    valid_fraction: Annotated[float, Range(low=0, high=0.9)] = 0.0
+    """Fraction of the groups of `train` kept for evaluation, by a hash of the group's name."""
+    labels: list[str] | None = None
+    """Classes in order; default: all labels of the training rows, sorted."""
+    crop_seconds: Annotated[float, Range(above=0, high=3600)] | None = None
+    """Length of a training crop and of an evaluation window; default: the model's window, or 5."""
+    short: Literal["repeat", "zero"] = "repeat"
+    """How a clip shorter than the crop is filled."""
+    balanced: bool = False
+    """Draw clips with weights by inverse label frequency, with replacement (AST's way)."""
+    cache: Literal["none", "memory"] = "none"
+    """memory: decode every clip once and keep it as float16, for small sets."""
+    workers: Annotated[int, Range(low=0, high=256)] = 0
+    """Processes that load data; results do not depend on it."""
+    max_bad_fraction: Fraction = 0.05
+    """Unreadable files are skipped and counted; above this fraction the run stops."""
+    augment: Augment = field(default_factory=Augment)
+    """Changes to the training waves."""
+    sources: list[dict[str, str]] = field(default_factory=list)
+    """[{name: ..., licence: ...}] of the data sets, for the model's config.json."""
+
+
+@dataclass
+class TrainSection:
+    """How the loop runs. One step is one update of the weights."""
+
+    steps: Count | None = None
+    """Length in updates; or give `epochs`."""
+    epochs: Annotated[float, Range(above=0)] | None = None
+    """Length in passes over the training data."""
+    batch_size: Count = 32
+    """Clips of one forward pass."""
+    accumulate: Count = 1
+    """Forward passes of one update."""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    """sgd: momentum is betas[0]."""
+    lr: Annotated[float, Range(above=0, high=100)] = 1e-3
+    """Peak learning rate."""
+    min_lr: Annotated[float, Range(low=0, high=100)] = 0.0
+    """Learning rate at the end of a cosine or linear schedule."""
+    weight_decay: Annotated[float, Range(low=0, high=10)] = 0.0
+    """Not applied to biases, norms, tokens and position tables."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Of Adam."""
+    eps: Annotated[float, Range(above=0, high=1)] = 1e-8
+    """Of Adam."""
+    schedule: Literal["cosine", "constant", "linear", "step"] = "cosine"
+    """After the warm-up."""
+    step_every: Count | None = None
+    """step schedule: updates between two cuts."""
+    step_factor: Fraction = 0.85
+    """step schedule: what the rate is multiplied by."""
+    warmup: Annotated[float, Range(low=0)] = 0.0
+    """Linear warm-up: updates if 1 or more, a fraction of all updates below 1."""
+    layer_decay: Annotated[float, Range(above=0, high=1)] = 1.0
+    """Learning rate of block i of n is multiplied by this to the power n - i (fine-tuning)."""
+    clip: Annotated[float, Range(low=0)] = 0.0
+    """Largest norm of the gradient; 0: no clipping."""
+    ema: Annotated[float, Range(low=0, high=0.999999)] = 0.0
+    """Decay of the weights' moving average, which is then evaluated and kept; 0: none."""
+    seed: Annotated[int, Range(low=0, high=2**32 - 1)] = 0
+    """Of the weights, the order of clips, crops and every augmentation."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Mixed precision is used only when asked for."""
+    threads: Annotated[int, Range(low=1, high=1024)] | None = None
+    """CPU threads of torch; the last bits of the weights depend on it."""
+    log_every: Count = 50
+    """Updates between two training lines of metrics.jsonl."""
+    eval_every: Count | None = None
+    """Updates between two evaluations; default: once an epoch."""
+    monitor: Literal["loss", "map", "auroc", "dprime", "ece", "accuracy"] | None = None
+    """What `best/` is best in; default: map with labels, else loss."""
+    keep_checkpoints: Annotated[int, Range(low=2, high=1000)] = 2
+    """Full states kept for --resume."""
+
+
+@dataclass
+class Recipe:
+    """A whole run. `method` is the name in methods/, `config` that method's own section."""
+
+    name: str
+    method: str
+    config: Any
+    model: ModelSection
+    data: DataSection
+    train: TrainSection
+    out: str
+    description: str = ""

@@ -1,0 +1,114 @@
+"""`audiossl finetune`: train a model on labelled recordings, by a recipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from audiossl.commands import options
+
+if TYPE_CHECKING:
+    from audiossl.recipe import Recipe
+
+training = options.chain(
+    click.argument("recipe", shell_complete=options.complete_recipes),
+    click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
+    click.option("-o", "--out", metavar="FOLDER", type=click.Path(), help="The run's folder."),
+    click.option(
+        "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]|mps",
+        help="Where the network runs.",
+    ),
+    click.option("--max-steps", type=click.IntRange(1), help="End after so many updates."),
+    click.option("--time-limit", type=click.FloatRange(0), metavar="SECONDS",
+                 help="Save and end after this time."),
+    click.option("--resume", is_flag=True, help="Go on with the run in the folder, exactly."),
+    click.option(
+        "--on-exists", type=click.Choice(["error", "overwrite"]), default="error",
+        help="What to do when the folder holds a run.",
+    ),
+    click.option("--dry-run", is_flag=True, help="Print the resolved recipe and the model's size."),
+    options.common,
+)  # fmt: skip
+
+
+@click.command()
+@training
+def command(recipe: str, overrides: tuple[str, ...], **values: Any) -> None:
+    """Train a model on labelled recordings, by a recipe.
+
+    RECIPE is a YAML file or a name from `audiossl recipes ls`; KEY=VALUE changes a key of it. The
+    run's folder gets the resolved recipe, metrics.jsonl, checkpoints, and the models best/ and
+    last/, which --model takes. Ctrl-C saves and ends; --resume goes on to the same bytes.
+
+    \b
+    audiossl finetune tiny/supervised data.train=clips/
+    audiossl finetune mine.yaml train.lr=3e-4 train.epochs=20 --out runs/a
+    audiossl finetune mine.yaml --out runs/a --resume
+    """
+    run(recipe, overrides, **values)
+
+
+def run(
+    name: str,
+    overrides: tuple[str, ...],
+    *,
+    out: str | None,
+    device: str,
+    dry_run: bool,
+    on_exists: str,
+    quiet: bool,
+    **limits: Any,
+) -> None:
+    """The one path of every training command; no torch until the recipe is known to be good."""
+    from audiossl import recipe as recipes
+
+    recipe = recipes.load(name, overrides)
+    recipe.out = out or recipe.out
+    if dry_run:
+        preview(recipe)
+        return
+    from audiossl.engine import log, train
+    from audiossl.model import pick_device
+
+    result = train.fit(
+        recipe,
+        pick_device(device),
+        overwrite=on_exists == "overwrite",
+        watch=log.watch(quiet),
+        **limits,
+    )
+    report(result)
+
+
+def preview(recipe: Recipe) -> None:
+    """The resolved recipe, which runs as it is printed, and the number of parameters."""
+    from audiossl import recipe as recipes
+    from audiossl.engine import job
+    from audiossl.model import parameters
+
+    model = job.build_model(recipe, job.read_rows(recipe)[0] if job.needs_rows(recipe) else ())
+    click.echo(recipes.to_yaml(recipe), nl=False)
+    click.echo(
+        f"# parameters: {parameters(model):,} ({parameters(model.encoder):,} in the encoder)"
+    )
+
+
+def report(result: Any) -> None:
+    """One record: lines for a person, JSON for a program."""
+    import json
+    import sys
+
+    record = {
+        "run": str(result.folder),
+        "best": str(result.folder / "best"),
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "metrics": result.metrics,
+        "stopped": result.stopped,
+    }
+    if sys.stdout.isatty():
+        for key, value in record.items():
+            click.echo(f"{key:10} {value}")
+    else:
+        click.echo(json.dumps(record))

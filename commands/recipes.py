@@ -1,0 +1,107 @@
+"""`audiossl recipes`: what recipes there are; show, check and copy them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from audiossl.commands import options
+
+
+@click.group(name="recipes")
+def command() -> None:
+    """List, show, check and copy training recipes."""
+
+
+@command.command()
+@click.option(
+    "-f",
+    "--format",
+    "format_",
+    type=click.Choice(["auto", "table", "json"]),
+    default="auto",
+    help="auto: table on a terminal, json otherwise.",
+)
+@options.common
+def ls(format_: str, quiet: bool) -> None:
+    """The recipes in this package."""
+    import json
+
+    from audiossl import recipe as recipes
+
+    rows = [
+        {"name": name, "description": recipes.describe(recipes.read(recipes.find(name)))}
+        for name in recipes.names()
+    ]
+    if format_ == "json" or (format_ == "auto" and not sys.stdout.isatty()):
+        click.echo(json.dumps(rows, ensure_ascii=False, indent=1))
+        return
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        click.echo(f"{row['name']:{width}}  {row['description']}")
+
+
+@command.command()
+@click.argument("name", shell_complete=options.complete_recipes)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--resolved", is_flag=True, help="With base, overrides and all defaults filled in.")
+@options.common
+def show(name: str, overrides: tuple[str, ...], resolved: bool, quiet: bool) -> None:
+    """A recipe as YAML: its file, or all that it comes to."""
+    from audiossl import recipe as recipes
+
+    if overrides and not resolved:
+        raise click.UsageError("overrides are seen only with --resolved")
+    if resolved:
+        click.echo(recipes.to_yaml(recipes.load(name, overrides)), nl=False)
+    else:
+        click.echo(recipes.read(recipes.find(name)), nl=False)
+
+
+@command.command()
+@click.argument("names", nargs=-1, required=True, shell_complete=options.complete_recipes)
+@options.common
+def check(names: tuple[str, ...], quiet: bool) -> int:
+    """Check recipes without running them: one line for each that is wrong, then exit 2."""
+    from audiossl import recipe as recipes
+    from audiossl.commands.main import say_error
+    from audiossl.errors import EXIT_OK, EXIT_USAGE, RecipeError
+
+    bad = 0
+    for name in names:
+        try:
+            recipes.load(name)
+        except RecipeError as error:
+            bad += 1
+            say_error(error.message)
+        else:
+            if not quiet:
+                click.echo(f"{name}: ok", err=True)
+    return EXIT_USAGE if bad else EXIT_OK
+
+
+@command.command()
+@click.argument("name", shell_complete=options.complete_recipes)
+@click.argument("target", type=click.Path(), default=".")
+@click.option("--on-exists", type=click.Choice(["error", "overwrite"]), default="error",
+              help="What to do when the file exists.")  # fmt: skip
+@options.common
+def copy(name: str, target: str, on_exists: str, quiet: bool) -> None:
+    """Copy a recipe to TARGET, a file or a folder, to make it your own."""
+    from audiossl import recipe as recipes
+    from audiossl.atomic import atomic_write
+    from audiossl.errors import OutputError
+
+    source = recipes.find(name)
+    path = Path(target)
+    if path.is_dir() or target.endswith("/"):
+        path = path / source.name
+    if path.exists() and on_exists == "error":
+        raise OutputError(f"{path} exists: --on-exists overwrite, or another name")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path.parent}: no such folder")
+    with atomic_write(path) as file:
+        file.write(source.read_bytes())
+    click.echo(str(path))
