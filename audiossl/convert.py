@@ -23,14 +23,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from audiossl import frontend as frontends
-from audiossl import hub, labels, models, pickles
-from audiossl.atomic import atomic_write
+from audiossl import labels, models, pickles
 from audiossl.errors import AudiosslError, ModelError
 from audiossl.layout import Checkpoint, Layout, Published
+from audiossl.model import write_folder
+from audiossl.model_config import ModelConfig, config_json, parse, read_json, refuse_code
 from audiossl.models.layers import build_head
 
 SAFE = ".safetensors"
@@ -42,7 +43,7 @@ STANDARD = (  # names a model folder on the Hub gives its weights, best first
     f"pytorch_model.bin{INDEX}",
 )
 SIDECARS = ("config.json", "preprocessor_config.json")
-JSON_LIMIT = 32 * 2**20  # bytes: the index of the largest models has a few
+INDEX_BYTES = 32 * 2**20  # the index of the largest models has a few million
 NAMED = 4  # names in an error message
 
 
@@ -51,7 +52,7 @@ class Converted:
     """Our tensors (`encoder.*`, `head.*`) and config; `unused`: names left out on purpose."""
 
     tensors: dict[str, Tensor]
-    config: hub.ModelConfig
+    config: ModelConfig
     layout: str
     unused: tuple[str, ...]
 
@@ -76,11 +77,7 @@ def convert_folder(
         name=source.stem if source.is_file() else source.resolve().name,
         origin=_published_as(source.name),
     )
-    out.mkdir(parents=True, exist_ok=True)
-    with atomic_write(out / hub.WEIGHTS) as file:
-        file.write(save(converted.tensors))
-    with atomic_write(out / hub.CONFIG) as file:
-        file.write(hub.config_json(converted.config).encode("utf-8"))
+    write_folder(converted.tensors, converted.config, out)
     return converted
 
 
@@ -102,7 +99,7 @@ def convert(
         values[part] = {**values[part], **checkpoint.overrides.get(part, {})}
     if values["head"]:
         values["head"]["labels"] = _labels(values["head"], tensors, checkpoint.overrides)
-    config = hub.ModelConfig(
+    config = ModelConfig(
         name=name,
         licence=origin.licence if origin else "unknown: see the checkpoint's own page",
         source=origin.source if origin else "",
@@ -139,12 +136,15 @@ def read(
     path = _weights_file(source) if source.is_dir() else source
     if not path.is_file():
         raise ModelError(f"{source}: no such checkpoint")
-    folder = path.parent if path.name in STANDARD or source.is_dir() else None
-    sidecars = (
-        {name: read_json(folder / name) for name in SIDECARS if (folder / name).is_file()}
-        if folder
-        else {}
-    )
+    sidecars = {}
+    if source.is_dir() or path.name in STANDARD:  # what lies beside a lone file is not its own
+        sidecars = {
+            name: read_json(path.with_name(name))
+            for name in SIDECARS
+            if path.with_name(name).is_file()
+        }
+    for sidecar in sidecars.values():
+        refuse_code(sidecar)
     if "format" in sidecars.get("config.json", {}):
         raise ModelError(f"{source}: already a model folder of this program")
     tensors = {}
@@ -155,19 +155,6 @@ def read(
             raise ModelError(f"{part}: {_some(twice)} also in another part")
         tensors.update(loaded)
     return Checkpoint(_cleaned(tensors, path), sidecars, overrides or {})
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of bounded size. Raises ModelError."""
-    try:
-        if path.stat().st_size > JSON_LIMIT:
-            raise ModelError(f"{path}: larger than {JSON_LIMIT} bytes")
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: {error}") from error
-    if not isinstance(data, dict):
-        raise ModelError(f"{path}: expected an object")
-    return data
 
 
 def _weights_file(folder: Path) -> Path:
@@ -185,7 +172,7 @@ def _parts(path: Path) -> list[Path]:
     """The files that hold the tensors: the one, or those that an index names beside it."""
     if not path.name.endswith(INDEX):
         return [path]
-    table = read_json(path).get("weight_map")
+    table = read_json(path, INDEX_BYTES).get("weight_map")
     if not isinstance(table, dict) or not table:
         raise ModelError(f"{path}: no weight_map")
     names = sorted({str(name) for name in table.values()})
@@ -214,9 +201,22 @@ def _read_part(path: Path, allow_pickles: bool) -> dict[str, Tensor]:
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file; whatever is wrong with it is a ModelError."""
     try:
-        return load_file(path)
+        tensors = load_file(path)  # checks sizes and offsets
+        with path.open("rb") as file:
+            header = file.read(int.from_bytes(file.read(8), "little"))
+        json.loads(header, object_pairs_hook=_without_twins)
     except (SafetensorError, OSError, ValueError, LookupError, RuntimeError) as error:
         raise ModelError(f"{path}: {error}") from error
+    return tensors
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a header; of two entries with one name, readers differ in which they take."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"twice: {_some(sorted({n for n in names if names.count(n) > 1}))}")
+    return table
 
 
 def _cleaned(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -298,11 +298,17 @@ def _joined(target: str, parts: list[Tensor]) -> Tensor:
         raise ModelError(f"{target}: its parts {shapes} do not fit together") from error
 
 
-def _check(tensors: Mapping[str, Tensor], config: hub.ModelConfig) -> None:
-    """Every tensor of the model that `config` describes is there, in its shape, and no other."""
-    with torch.device("meta"):  # shapes only: costs no memory, whatever the config claims
-        model = _build(config)
-    expected = model.state_dict()
+def _check(tensors: Mapping[str, Tensor], config: ModelConfig) -> None:
+    """The config can be read back, and its model has just these tensors in these shapes."""
+    parse(json.loads(config_json(config)))
+    try:
+        frontends.build(config.frontend)
+        with torch.device("meta"):  # shapes only: costs no memory, whatever the config claims
+            expected = _model(config).state_dict()
+    except AudiosslError as error:
+        raise ModelError(f"config: {error}") from error
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(f"config: {type(error).__name__}: {error}") from error
     shapes = [
         f"{name} {tuple(tensors[name].shape)} instead of {tuple(value.shape)}"
         for name, value in expected.items()
@@ -316,19 +322,13 @@ def _check(tensors: Mapping[str, Tensor], config: hub.ModelConfig) -> None:
     _refuse(config.architecture["name"], wrong)
 
 
-def _build(config: hub.ModelConfig) -> nn.Module:
+def _model(config: ModelConfig) -> nn.Module:
     model = nn.Module()
-    try:
-        frontends.build(config.frontend)
-        arguments = dict(config.architecture)
-        encoder: Any = models.build(arguments.pop("name"), **arguments)
-        model.encoder = encoder
-        if config.head:
-            model.head = build_head(encoder.dim, config.head)
-    except AudiosslError as error:
-        raise ModelError(f"config: {error}") from error
-    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise ModelError(f"config: {type(error).__name__}: {error}") from error
+    arguments = dict(config.architecture)
+    encoder: Any = models.build(arguments.pop("name"), **arguments)
+    model.encoder = encoder
+    if config.head:
+        model.head = build_head(encoder.dim, config.head)
     return model
 
 

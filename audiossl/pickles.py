@@ -20,6 +20,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -135,8 +136,11 @@ def _is_plain(value: Any) -> bool:
 
 
 def _in_one_line(error: Exception) -> str:
+    """torch's reason without torch's advice, which is to read the file without the restrictions."""
     text = str(error).strip()
     blocked = re.search(r"GLOBAL (\S+)", text)
     if blocked:
-        return f"holds {blocked[1]}, which is code, not weights: refused"
+        return f"holds {blocked[1]}, which may be code: refused (tensors and plain containers only)"
+    if isinstance(error, UnpicklingError):
+        return "not a checkpoint that torch can read without running code: refused"
     return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no reason given'}"

@@ -11,6 +11,7 @@ The ViT itself is in vit.py; here are AST's settings and the forms its weights a
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -130,35 +131,38 @@ def _transformers_config(checkpoint: Checkpoint) -> dict[str, Any]:
             raise ModelError(f"config.json: {key} is {theirs[key]!r}, expected {known!r}")
     architecture = {
         "name": "ast",
-        "dim": theirs["hidden_size"],
+        "dim": int(theirs["hidden_size"]),
         "depth": depth,
-        "heads": theirs["num_attention_heads"],
-        "mel": theirs["num_mel_bins"],
-        "frames": theirs["max_length"],
-        "stride": [theirs["frequency_stride"], theirs["time_stride"]],
-        "mlp_ratio": theirs["intermediate_size"] / theirs["hidden_size"],
-        "qkv_bias": theirs["qkv_bias"],
-        "eps": theirs["layer_norm_eps"],
+        "heads": int(theirs["num_attention_heads"]),
+        "mel": int(theirs["num_mel_bins"]),
+        "frames": int(theirs["max_length"]),
+        "stride": [int(theirs["frequency_stride"]), int(theirs["time_stride"])],
+        "mlp_ratio": theirs["intermediate_size"] / int(theirs["hidden_size"]),
+        "qkv_bias": bool(theirs["qkv_bias"]),
+        "eps": float(theirs["layer_norm_eps"]),
     }
     features = checkpoint.sidecars.get("preprocessor_config.json", {})
     return _fields(
         architecture,
         _transformers_head(checkpoint, theirs),
-        _transformers_frontend(features),
+        _transformers_frontend(features, architecture["mel"]),
     )
 
 
-def _transformers_frontend(features: Mapping[str, Any]) -> dict[str, Any]:
+def _transformers_frontend(features: Mapping[str, Any], mels: int) -> dict[str, Any]:
     """Differences from the preset: transformers leaves the wave's mean in."""
-    frontend: dict[str, Any] = {"remove_mean": False}
+    frontend: dict[str, Any] = {"remove_mean": False, "mels": mels}
+    if features.get("num_mel_bins", mels) != mels:
+        raise ModelError(f"config.json has {mels} mel bands, preprocessor_config.json has others")
     if "sampling_rate" in features:
         frontend["rate"] = features["sampling_rate"]
-    if "num_mel_bins" in features:
-        frontend["mels"] = features["num_mel_bins"]
     if features.get("do_normalize") is False:
         frontend |= {"mean": 0.0, "scale": 1.0}
     elif "mean" in features and "std" in features:
-        frontend |= {"mean": float(features["mean"]), "scale": 2 * float(features["std"])}
+        mean, std = float(features["mean"]), float(features["std"])
+        if not (math.isfinite(mean) and 0 < std < math.inf):
+            raise ModelError(f"preprocessor_config.json: mean {mean} and std {std} make no sense")
+        frontend |= {"mean": mean, "scale": 2 * std}
     return frontend
 
 
@@ -171,7 +175,7 @@ def _transformers_head(checkpoint: Checkpoint, theirs: Mapping[str, Any]) -> dic
     several = kind == "multi_label_classification" or (not kind and classes == AUDIOSET_CLASSES)
     return {
         "name": "layernorm_linear",
-        "eps": theirs["layer_norm_eps"],
+        "eps": float(theirs["layer_norm_eps"]),
         "labels": [names[str(index)] for index in range(len(names))],
         "activation": "sigmoid" if several else "softmax",
     }
