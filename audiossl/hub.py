@@ -1,49 +1,49 @@
 """Model folders: find them by name and say what they are, without loading them (no torch here).
 
 A model is a folder `model.safetensors` + `config.json` (+ `README.md`, its card). Names resolve, in
-this order, as an embedded model of this package or a local folder.
+this order, as an embedded model of this package, as `hf:owner/repo[@revision]` of the Hugging Face
+Hub, or as a local folder.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-import json
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import audiossl
+from audiossl import hub_cache
 from audiossl.errors import ModelError
+from audiossl.frontend_presets import PRESETS
+from audiossl.hub_cache import sha256
+from audiossl.model_config import CONFIG, FORMAT, ModelConfig, config_json, parse, read_config
 
-FORMAT = 1  # of config.json: raised when an old reader would misread a new folder
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+__all__ = [
+    "CARD",
+    "CONFIG",
+    "DEFAULTS",
+    "FORMAT",
+    "PRETRAINED",
+    "WEIGHTS",
+    "ModelConfig",
+    "config_json",
+    "describe",
+    "digest",
+    "embedded",
+    "here",
+    "look_over",
+    "named",
+    "parse",
+    "read_config",
+    "resolve",
+    "sha256",
+    "verify",
+]
+
+WEIGHTS, CARD = "model.safetensors", "README.md"
 PRETRAINED = Path(__file__).parent / "pretrained"
 DEFAULTS = {"tag": "tagger"}  # the embedded model that answers when --model is not given
-
-
-@dataclass
-class ModelConfig:
-    """What `config.json` says: enough to rebuild the model, and where it comes from.
-
-    `architecture`, `frontend`, `head`: `{"name": ..., **arguments}`; `head` is None for an encoder.
-    `training`: recipe, data with licences, seeds; free in form, never needed to load.
-    """
-
-    name: str
-    architecture: dict[str, Any]
-    frontend: dict[str, Any]
-    head: dict[str, Any] | None = None
-    task: str = "embed"
-    window_seconds: float | None = None
-    method: str = ""
-    licence: str = ""
-    source: str = ""
-    training: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def labels(self) -> list[str]:
-        return list(self.head["labels"]) if self.head else []
+PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 
 
 def embedded() -> list[str]:
@@ -51,65 +51,117 @@ def embedded() -> list[str]:
     return sorted(path.parent.name for path in PRETRAINED.glob(f"*/{CONFIG}"))
 
 
-def resolve(name: str) -> Path:
-    """The folder of model `name`. Raises ModelError that says what was looked for."""
+def here() -> list[str]:
+    """Names of all models that load without a network: embedded, then those of the Hub."""
+    return [*embedded(), *(str(name) for name in hub_cache.entries())]
+
+
+def resolve(name: str, *, download: bool = True) -> Path:
+    """The folder of model `name`; its config and the shape of its weights file are sound.
+
+    A model of the Hub that is not in the cache is downloaded, or with `download=False` is an error.
+    Raises ModelError that says what to do, OutputError when a download cannot be written.
+    """
+    folder = _find(name, download)
+    look_over(folder)
+    return folder
+
+
+def _find(name: str, download: bool) -> Path:
     if name in embedded():
         return PRETRAINED / name
-    folder = Path(name).expanduser()
-    if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
-        return folder
-    if folder.is_dir():
-        missing = [part for part in (CONFIG, WEIGHTS) if not (folder / part).is_file()]
-        raise ModelError(f"model folder {name} holds no {' and no '.join(missing)}")
-    if folder.exists():
-        raise ModelError(f"{name} is not a model folder ({WEIGHTS} + {CONFIG})")
-    near = difflib.get_close_matches(name, embedded(), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "see `audiossl models ls`"
-    raise ModelError(f"no model {name!r}: neither embedded nor a folder ({hint})")
+    if not name.startswith(hub_cache.PREFIX):
+        return _local(name)
+    hub_name = hub_cache.parse(name)
+    folder = hub_cache.find(hub_name)
+    if folder is None and download:
+        from audiossl.download import obtain
+
+        return obtain(hub_name)
+    if folder is None:
+        raise ModelError(f"{name} is not in the cache: run `audiossl models pull {name}`")
+    return folder
 
 
-def read_config(folder: Path) -> ModelConfig:
-    """`config.json` of a model folder, checked key by key."""
-    path = folder / CONFIG
+def _local(name: str) -> Path:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: {error}") from error
-    if not isinstance(data, dict):
-        raise ModelError(f"{path}: expected an object")
-    if data.pop("format", None) != FORMAT:
-        raise ModelError(f"{path}: not a model of this program (format {FORMAT} expected)")
-    data.pop("audiossl", None)
-    known = {item.name for item in fields(ModelConfig)}
-    for key in data:
-        if key not in known:
-            raise ModelError(f"{path}: unknown key {key!r}")
-    for key in ("name", "architecture", "frontend"):
-        if key not in data:
-            raise ModelError(f"{path}: key {key!r} is missing")
-    for key in ("architecture", "frontend", "head", "training"):
-        if not isinstance(data.get(key, {}), dict | None):
-            raise ModelError(f"{path}: {key} must be an object")
-    return ModelConfig(**data)
+        folder = Path(name).expanduser()
+        files = [part for part in (CONFIG, WEIGHTS) if (folder / part).is_file()]
+        kind = "folder" if folder.is_dir() else "file" if folder.exists() else "none"
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ModelError(f"no model {name!r}: {error}") from error
+    if not name or kind == "none":
+        raise ModelError(f"no model {name!r}: neither embedded nor a folder ({_hint(name)})")
+    if kind == "file":
+        raise ModelError(
+            f"{name} is a file, not a model folder ({WEIGHTS} + {CONFIG}){_way(folder)}"
+        )
+    if len(files) < 2:
+        missing = [part for part in (CONFIG, WEIGHTS) if part not in files]
+        raise ModelError(f"model folder {name} holds no {' and no '.join(missing)}")
+    return folder
 
 
-def config_json(config: ModelConfig) -> str:
-    """`config.json` as text."""
-    values = {item.name: getattr(config, item.name) for item in fields(ModelConfig)}
-    header = {"format": FORMAT, "audiossl": audiossl.__version__}
-    return json.dumps({**header, **values}, indent=1, ensure_ascii=False) + "\n"
+def _hint(name: str) -> str:
+    near = difflib.get_close_matches(name, embedded(), n=1)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    if name.count("/") == 1 and name[0] not in "./~":
+        return f"for a model of the Hub write {hub_cache.PREFIX}{name}; see `audiossl models ls`"
+    return "see `audiossl models ls`"
+
+
+def _way(path: Path) -> str:
+    if path.name in (WEIGHTS, CONFIG):
+        return ": give the folder it is in"
+    if path.suffix in (*PICKLES, ".safetensors"):
+        return f": run `audiossl models convert {path} --out FOLDER`"
+    return ""
+
+
+def look_over(folder: Path) -> ModelConfig:
+    """Check what costs nothing: the config, and that the weights are a safetensors file.
+
+    Raises ModelError. What the tensors hold is checked by `verify` and when the model is loaded.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    config = read_config(folder)
+    path = folder / WEIGHTS
+    try:
+        with safe_open(path, framework="numpy") as file:
+            if not file.keys():
+                raise ModelError(f"{path}: no tensors")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{path}: not a safetensors file: {_first_line(error)}") from error
+    return config
+
+
+def verify(folder: Path) -> list[str]:
+    """Compare the files of a model folder with the sha256 that was recorded of them.
+
+    Returns the names of the files compared: none where nothing was recorded. Raises ModelError.
+    """
+    config = look_over(folder)
+    receipt = hub_cache.read_receipt(folder)
+    if receipt is not None:
+        hub_cache.check_receipt(folder, receipt)
+    weights = receipt.files[WEIGHTS]["sha256"] if receipt and WEIGHTS in receipt.files else None
+    if config.sha256 and config.sha256 != (weights or sha256(folder / WEIGHTS)):
+        raise ModelError(
+            f"{folder / WEIGHTS}: damaged, or not the weights of this {CONFIG}: sha256 differs from"
+            " the one recorded there: get the folder again from where it came"
+        )
+    return sorted({*(receipt.files if receipt else ()), *([WEIGHTS] if config.sha256 else ())})
 
 
 def digest(name: str) -> str:
-    """sha256 over the weights and configuration of model `name`."""
+    """sha256 that changes whenever the weights or the configuration of model `name` do."""
     folder = resolve(name)
-    return hashlib.sha256((sha256(folder / WEIGHTS) + sha256(folder / CONFIG)).encode()).hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    config = sha256(folder / CONFIG)
+    if read_config(folder).sha256:  # the config names its weights, and loading checks them
+        return config
+    return hashlib.sha256((sha256(folder / WEIGHTS) + config).encode()).hexdigest()
 
 
 def named(node: dict[str, Any], what: str) -> dict[str, Any]:
@@ -120,22 +172,29 @@ def named(node: dict[str, Any], what: str) -> dict[str, Any]:
 
 
 def describe(name: str, details: bool = False) -> dict[str, Any]:
-    """Facts about a model for people and programs; `details` adds those that take a page."""
-    folder = resolve(name)
+    """Facts about a model that is here; `details` adds those that take a page.
+
+    `rate` in Hz; `labels` a count, or with `details` the names. Raises ModelError.
+    """
+    folder = resolve(name, download=False)
     config = read_config(folder)
-    size = (folder / WEIGHTS).stat().st_size
+    receipt = hub_cache.read_receipt(folder)
     facts: dict[str, Any] = {
-        "name": config.name,
+        "name": name,
         "task": config.task,
         "labels": len(config.labels),
-        "rate": config.frontend.get("rate"),
-        "megabytes": round(size / 1e6, 2),
+        "rate": _rate(config),
+        "megabytes": round((folder / WEIGHTS).stat().st_size / 1e6, 2),
         "licence": config.licence,
+        "data": config.data,
+        "sha256": config.sha256 or sha256(folder / WEIGHTS),
     }
+    if receipt is not None:
+        facts |= {"commit": receipt.commit}
     if details:
         facts |= {
+            "title": config.name,
             "folder": str(folder),
-            "sha256": sha256(folder / WEIGHTS),
             "architecture": config.architecture,
             "frontend": config.frontend,
             "window_seconds": config.window_seconds,
@@ -144,10 +203,15 @@ def describe(name: str, details: bool = False) -> dict[str, Any]:
             "training": config.training,
             "labels": config.labels,
         }
+    if details and receipt is not None:
+        facts |= {"endpoint": receipt.endpoint, "downloaded": receipt.downloaded}
     return facts
 
 
-def __getattr__(name: str) -> Any:
-    import importlib
+def _rate(config: ModelConfig) -> int | None:
+    preset = PRESETS.get(str(config.frontend.get("preset")), {})
+    return config.frontend.get("rate", preset.get("rate"))
 
-    return getattr(importlib.import_module("audiossl.model"), name)
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

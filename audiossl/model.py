@@ -1,34 +1,52 @@
 """A model in memory: frontend, encoder and head, loaded strictly and written whole.
 
-Nothing but safetensors and JSON is ever read.
+Nothing but safetensors and JSON is ever read, and memory is bounded by the size of the weights file
+whatever the config claims: the model is first laid out on torch's meta device, which has shapes but
+no data, and compared with the file's header.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from audiossl import frontend as frontends
 from audiossl import hub, models
 from audiossl.atomic import atomic_write
-from audiossl.errors import ModelError, UsageError
+from audiossl.errors import ModelError, OutputError, UsageError
 from audiossl.hub import CARD, CONFIG, WEIGHTS, ModelConfig
 from audiossl.models.layers import build_head
 
+PARTS = ("encoder.", "head.")  # what the names of stored tensors begin with
+FLOATS = ("F64", "F32", "F16", "BF16")  # read into float32
+NAMED = 3  # tensors in an error message
+
 
 class Model(nn.Module):
-    """Frontend, encoder and (for a tagger) head: wave in, logits or embedding out."""
+    """Frontend, encoder and (for a tagger) head: wave in, logits or embedding out.
 
-    def __init__(self, config: ModelConfig) -> None:
+    `empty`: encoder and head on the meta device, to be filled.
+    """
+
+    def __init__(self, config: ModelConfig, *, empty: bool = False) -> None:
         super().__init__()
         self.config = config
         self.frontend = frontends.build(config.frontend)
-        self.encoder = models.build(**hub.named(config.architecture, "architecture"))
-        self.head = build_head(int(self.encoder.dim), config.head) if config.head else None
+        arguments = dict(hub.named(config.architecture, "architecture"))
+        with torch.device("meta") if empty else contextlib.nullcontext():
+            self.encoder = models.build(arguments.pop("name"), **arguments)
+            self.head = build_head(int(self.encoder.dim), config.head) if config.head else None  # type: ignore[arg-type]
 
     @property
     def rate(self) -> int:
@@ -59,25 +77,51 @@ class Model(nn.Module):
 
 
 def load(name: str = hub.DEFAULTS["tag"], device: str = "cpu") -> Model:
-    """Model `name`, in eval mode on `device`. Strict: every tensor present, none left over."""
+    """Model `name`, in eval mode on `device`. Strict: every tensor present, finite, none left over.
+
+    `name`: embedded, a model folder, or `hf:owner/repo[@revision]`, downloaded on first use. Files
+    are compared with the sha256 recorded of them, each time. Raises ModelError, or OutputError when
+    a download cannot be written.
+    """
     folder = hub.resolve(name)
-    config = hub.read_config(folder)
+    hub.verify(folder)
+    config, path = hub.read_config(folder), folder / WEIGHTS
     try:
-        model = Model(config)
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{folder / CONFIG}: {error}") from error
-    _fill(model, folder / WEIGHTS)
+        with safe_open(path, framework="pt") as file:
+            with _blaming(folder / CONFIG):
+                model = _laid_out(config, len(file.keys()))
+            _compare(model, file, path)
+            _fill(model, file, path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: {error}") from error
     return model.to(device).eval()
 
 
 def save_model(model: Model, folder: Path, card: str | None = None) -> None:
     """Write `model` to `folder`, each file under its name only when it is whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.detach().cpu().contiguous() for name, value in _weights(model).items()}
-    with atomic_write(folder / WEIGHTS) as file:
-        file.write(save(weights))
-    with atomic_write(folder / CONFIG) as file:
-        file.write(hub.config_json(model.config).encode("utf-8"))
+    write_folder(_weights(model), model.config, folder, card)
+
+
+def write_folder(
+    tensors: Mapping[str, Tensor], config: ModelConfig, folder: Path, card: str | None = None
+) -> None:
+    """Write a model folder whose config names the sha256 of its weights. Raises OutputError.
+
+    tensors: `encoder.*` and `head.*`.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: {error.strerror}") from error
+    weights = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+    config = replace(config, sha256=hashlib.sha256(weights).hexdigest())
+    # Both files are on the disk before either gets its name: a crash in between would leave a pair
+    # that does not match.
+    with atomic_write(folder / WEIGHTS) as file, atomic_write(folder / CONFIG) as described:
+        file.write(weights)
+        described.write(hub.config_json(config).encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())
     if card is not None:
         with atomic_write(folder / CARD) as file:
             file.write(card.encode("utf-8"))
@@ -108,27 +152,100 @@ def parameters(model: nn.Module) -> int:
     return sum(value.numel() for value in model.parameters())
 
 
-def _weights(model: Model) -> dict[str, Tensor]:
-    parts = ("encoder.", "head.")
-    return {name: value for name, value in model.state_dict().items() if name.startswith(parts)}
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in model.state_dict().items() if name.startswith(PARTS)}
 
 
-def _fill(model: Model, path: Path) -> None:
+@contextlib.contextmanager
+def _blaming(path: Path) -> Iterator[None]:
+    """Whatever building a model raises is the fault of the config it is built from."""
     try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: {error}") from error
+        yield
+    except ModelError as error:
+        message = str(error)
+        raise ModelError(
+            message if str(path.parent) in message else f"{path}: {message}"
+        ) from error
+    except Exception as error:  # arguments of any value reach the builders: anything may come back
+        reason = (str(error).splitlines() or [""])[0]
+        raise ModelError(f"{path}: {type(error).__name__}: {reason}") from error
+
+
+def _laid_out(config: ModelConfig, tensors: int) -> Model:
+    """The model without data, given up as soon as it has more parts than the file has tensors."""
+    count = 0
+
+    def counted(_module: nn.Module, _name: str, _value: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > 2 * tensors + 100:  # twice: a builder may make a layer and replace it
+            raise ModelError(f"architecture has more parameters than {WEIGHTS} has tensors")
+
+    hook = register_module_parameter_registration_hook(counted)
+    try:
+        model = Model(config, empty=True)
+    finally:
+        hook.remove()
+    wanted = getattr(model.encoder, "mel", None)
+    if wanted is not None and wanted != model.frontend.mels:
+        raise ModelError(f"frontend gives {model.frontend.mels} mel bands, encoder takes {wanted}")
+    return model
+
+
+def _compare(model: Model, file: Any, path: Path) -> None:
+    """Names, shapes and types of the stored tensors against those of the model."""
     expected = _weights(model)
-    missing, extra = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
-    wrong = [
-        f"{name} {tuple(tensors[name].shape)} instead of {tuple(value.shape)}"
+    names = set(file.keys())
+    _refuse(path, "missing", sorted(set(expected) - names))
+    _refuse(path, "unexpected", sorted(names - set(expected)))
+    stored = {name: file.get_slice(name) for name in expected}
+    shapes = {name: tuple(part.get_shape()) for name, part in stored.items()}
+    wrong_shape = [
+        f"{name} {shapes[name]} instead of {tuple(value.shape)}"
         for name, value in expected.items()
-        if name in tensors and tensors[name].shape != value.shape
+        if shapes[name] != tuple(value.shape)
     ]
-    for what, which in (("missing", missing), ("unexpected", extra), ("wrong shape", wrong)):
-        if which:
-            more = f" and {len(which) - 3} more" if len(which) > 3 else ""
-            raise ModelError(f"{path}: {what}: {', '.join(which[:3])}{more}")
-    with torch.no_grad():
-        for name, value in expected.items():
-            value.copy_(tensors[name])
+    wrong_type = [
+        f"{name} {stored[name].get_dtype()}"
+        for name, value in expected.items()
+        if (stored[name].get_dtype() in FLOATS) != value.is_floating_point()
+    ]
+    _refuse(path, "wrong shape", wrong_shape)
+    _refuse(path, "wrong type", wrong_type)
+
+
+def _refuse(path: Path, what: str, names: list[str]) -> None:
+    if names:
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        raise ModelError(f"{path}: {what}: {', '.join(names[:NAMED])}{more}")
+
+
+def _fill(model: Model, file: Any, path: Path) -> None:
+    """Give the model the tensors of the file, copied: the file may go or change afterwards."""
+    tensors = {}
+    for name, value in _weights(model).items():
+        # the same strides: some models keep their weights channels-last
+        filled = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cpu")
+        filled.copy_(file.get_tensor(name))
+        if not _finite(filled):
+            raise ModelError(f"{path}: {name} holds NaN or infinity")
+        tensors[name] = filled
+    model.load_state_dict(tensors, strict=False, assign=True)
+    _fill_constants(model)
+
+
+def _finite(value: Tensor) -> bool:
+    if not value.is_floating_point() or not value.numel():
+        return True
+    low, high = value.aminmax()  # one pass, a quarter of isfinite's time; NaN comes through
+    return bool(low.isfinite() and high.isfinite())
+
+
+def _fill_constants(model: Model) -> None:
+    """Tensors that are computed, not stored: take them from a model that was built with data."""
+    empty = [name for name, value in model.named_buffers() if value.is_meta]
+    if empty:
+        computed = dict(Model(model.config).named_buffers())
+        for name in empty:
+            owner, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(owner), leaf, computed[name])
