@@ -33,6 +33,7 @@ from audiossl.layout import Checkpoint, Layout, Published
 from audiossl.model import write_folder
 from audiossl.model_config import ModelConfig, config_json, parse, read_json, refuse_code
 from audiossl.models.layers import build_head
+from audiossl.pickles import one_line
 
 SAFE = ".safetensors"
 INDEX = ".index.json"
@@ -44,6 +45,9 @@ STANDARD = (  # names a model folder on the Hub gives its weights, best first
 )
 SIDECARS = ("config.json", "preprocessor_config.json")
 INDEX_BYTES = 32 * 2**20  # the index of the largest models has a few million
+HEADER_BYTES = 32 * 2**20  # of a safetensors file: about 100 a tensor
+OVERRIDES = ("labels", "architecture", "frontend", "licence", "source")
+UNKNOWN = "unknown: see the checkpoint's own page"
 NAMED = 4  # names in an error message
 
 
@@ -71,12 +75,12 @@ def convert_folder(
     OutputError when `out` cannot be written.
     """
     source, out = Path(source), Path(out)
-    converted = convert(
-        read(source, allow_pickles=True, overrides=overrides or {}),
-        layout=layout,
-        name=source.stem if source.is_file() else source.resolve().name,
-        origin=_published_as(source.name),
-    )
+    checkpoint = read(source, allow_pickles=True, overrides=overrides)
+    name = source.stem if source.is_file() else source.resolve().name
+    try:
+        converted = convert(checkpoint, layout=layout, name=name, origin=origin(source.name))
+    except ModelError as error:
+        raise ModelError(f"{source}: {error}") from error
     write_folder(converted.tensors, converted.config, out)
     return converted
 
@@ -89,6 +93,10 @@ def convert(
     origin: Published | None = None,
 ) -> Converted:
     """`checkpoint` under our names, complete and checked. ModelError names what is wrong."""
+    overrides = checkpoint.overrides
+    for key in overrides:
+        if key not in OVERRIDES:
+            raise ModelError(f"unknown override {key!r}: one of {', '.join(OVERRIDES)}")
     found = _layout(checkpoint, layout)
     tensors, unused = _rename(checkpoint.tensors, found)
     try:
@@ -96,13 +104,13 @@ def convert(
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise ModelError(f"layout {found.name}: config: {type(error).__name__} {error}") from error
     for part in ("architecture", "frontend"):
-        values[part] = {**values[part], **checkpoint.overrides.get(part, {})}
+        values[part] = {**values[part], **overrides.get(part, {})}
     if values["head"]:
-        values["head"]["labels"] = _labels(values["head"], tensors, checkpoint.overrides)
+        values["head"]["labels"] = _labels(values["head"], tensors, overrides)
     config = ModelConfig(
         name=name,
-        licence=origin.licence if origin else "unknown: see the checkpoint's own page",
-        source=origin.source if origin else "",
+        licence=overrides.get("licence", origin.licence if origin else UNKNOWN),
+        source=overrides.get("source", origin.source if origin else ""),
         training={"data": list(origin.training)} if origin else {},
         **values,
     )
@@ -120,6 +128,13 @@ def layouts() -> dict[str, Layout]:
 def published() -> list[Published]:
     """All checkpoints known to convert, with their licences."""
     return [item for module in _models() for item in getattr(module, "PUBLISHED", ())]
+
+
+def origin(name: str) -> Published | None:
+    """What is known of the checkpoint `hf:owner/repo`, or of a file or folder named like one."""
+    known = {item.name: item for item in published()}
+    known |= {re.split("[/:]", item.name)[-1]: item for item in known.values()}
+    return known.get(name)
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -161,7 +176,11 @@ def _weights_file(folder: Path) -> Path:
     for name in STANDARD:
         if (folder / name).is_file():
             return folder / name
-    found = sorted(path for path in folder.iterdir() if path.suffix in (SAFE, *pickles.SUFFIXES))
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise ModelError(f"{folder}: {error.strerror}") from error
+    found = [path for path in paths if path.suffix in (SAFE, *pickles.SUFFIXES)]
     if len(found) != 1:
         what = f"{len(found)} weight files" if found else "no weights"
         raise ModelError(f"{folder}: {what}: name one {SAFE} {' '.join(pickles.SUFFIXES)} file")
@@ -203,10 +222,12 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors = load_file(path)  # checks sizes and offsets
         with path.open("rb") as file:
-            header = file.read(int.from_bytes(file.read(8), "little"))
-        json.loads(header, object_pairs_hook=_without_twins)
+            length = int.from_bytes(file.read(8), "little")
+            if length > HEADER_BYTES:
+                raise ValueError(f"a header of {length} bytes")
+            json.loads(file.read(length), object_pairs_hook=_without_twins)
     except (SafetensorError, OSError, ValueError, LookupError, RuntimeError) as error:
-        raise ModelError(f"{path}: {error}") from error
+        raise ModelError(f"{path}: {one_line(str(error))}") from error
     return tensors
 
 
@@ -309,15 +330,18 @@ def _check(tensors: Mapping[str, Tensor], config: ModelConfig) -> None:
         raise ModelError(f"config: {error}") from error
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(f"config: {type(error).__name__}: {error}") from error
+    both = [(name, tensors[name], value) for name, value in expected.items() if name in tensors]
     shapes = [
-        f"{name} {tuple(tensors[name].shape)} instead of {tuple(value.shape)}"
-        for name, value in expected.items()
-        if name in tensors and tensors[name].shape != value.shape
+        f"{name} {tuple(given.shape)} instead of {tuple(value.shape)}"
+        for name, given, value in both
+        if given.shape != value.shape
     ]
+    types = [f"{name} {given.dtype}" for name, given, value in both if given.dtype != value.dtype]
     wrong = {
         "missing": sorted(set(expected) - set(tensors)),
         "unexpected": sorted(set(tensors) - set(expected)),
         "wrong shape": shapes,
+        "wrong type": types,
     }
     _refuse(config.architecture["name"], wrong)
 
@@ -340,7 +364,7 @@ def _refuse(what: str, wrong: Mapping[str, list[str]]) -> None:
 
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    return ", ".join(one_line(name) for name in names[:NAMED]) + more
 
 
 def _labels(
@@ -353,10 +377,6 @@ def _labels(
     classes = next((len(v) for k, v in tensors.items() if k.startswith("head.") and v.ndim == 2), 0)
     audioset = [entry.name for entry in labels.load("audioset")]
     return audioset if classes == len(audioset) else [f"class {i}" for i in range(classes)]
-
-
-def _published_as(name: str) -> Published | None:
-    return next((item for item in published() if re.split("[/:]", item.name)[-1] == name), None)
 
 
 def _models() -> Iterator[Any]:

@@ -21,7 +21,8 @@ class Checkpoint:
 
     tensors: under their published names, without the `module.` of DataParallel.
     sidecars: the JSON files beside it, by file name (`config.json`, `preprocessor_config.json`).
-    overrides: what the user knows better: `labels`, and keys of `architecture` and `frontend`.
+    overrides: what the user knows better: `labels`, `licence`, `source`, and keys of `architecture`
+        and `frontend`.
     """
 
     tensors: dict[str, Tensor]

@@ -44,6 +44,7 @@ BLOCKED = (  # audit events that reading tensors never causes
     "subprocess.",
     "urllib.",
 )
+LINE = 300  # characters of an error message
 NO_SPACE = "No space left"  # of the operating system, as safetensors passes it on
 CHILD = (  # -I keeps the environment out; the parent's own path finds this package
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -65,7 +66,7 @@ def read(path: Path) -> dict[str, Tensor]:
             raise ModelError(f"{path}: not read within {SECONDS} s") from error
         if done.returncode != 0:
             lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-            said = lines[-1] if lines else f"its reader ended with {done.returncode}"
+            said = one_line(lines[-1]) if lines else f"its reader ended with {done.returncode}"
             if NO_SPACE in said:
                 raise OutputError(f"{folder}: {said}: set TMPDIR to a folder with more room")
             raise ModelError(f"{path}: {said}")
@@ -138,9 +139,15 @@ def _is_plain(value: Any) -> bool:
 def _in_one_line(error: Exception) -> str:
     """torch's reason without torch's advice, which is to read the file without the restrictions."""
     text = str(error).strip()
-    blocked = re.search(r"GLOBAL (\S+)", text)
+    blocked = re.search(r"GLOBAL ([\w.]+)", text)
     if blocked:
         return f"holds {blocked[1]}, which may be code: refused (tensors and plain containers only)"
     if isinstance(error, UnpicklingError):
         return "not a checkpoint that torch can read without running code: refused"
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no reason given'}"
+    return f"{type(error).__name__}: {one_line(text) or 'no reason given'}"
+
+
+def one_line(text: str) -> str:
+    """The first line of a text that a file may have put together: printable, of bounded length."""
+    line = (text.splitlines() or [""])[0]
+    return "".join(char if char.isprintable() else "?" for char in line)[:LINE]

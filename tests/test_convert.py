@@ -85,6 +85,11 @@ def without(tensors: dict, *names: str) -> dict:
         (lambda t: {**t, "v.pos_embed": t["v.pos_embed"][:, :-1]}, "give stride and frames"),
         (lambda t: {**t, "v.cls_token": torch.zeros(())}, "config: IndexError"),
         (lambda t: {"weight": torch.zeros(2)}, "no known layout .* has weight"),
+        (
+            lambda t: {**t, "v.norm.bias": torch.zeros(64, dtype=torch.int32)},
+            "1 wrong type: encoder.norm.bias torch.int32",
+        ),
+        (lambda t: {**t, "\x1b[31m": torch.zeros(1)}, r"unexpected: \?\[31m$"),
     ],
 )
 def test_nothing_is_loaded_in_part(broken, words):
@@ -114,6 +119,7 @@ def test_the_user_may_know_better():
         "labels": ["rain", "wind", "sea"],
         "architecture": {"stride": [10, 10], "frames": 130, "drop_path": 0.1},
         "frontend": {"mean": -6.6},
+        "licence": "CC0",
     }
     config = convert.convert(Checkpoint(original(), overrides=overrides)).config
     assert config.labels == ["rain", "wind", "sea"]
@@ -121,10 +127,12 @@ def test_the_user_may_know_better():
     assert config.architecture["drop_path"] == 0.1
     assert config.frontend["mean"] == -6.6
     assert config.frontend["frames"] == 130
+    assert config.licence == "CC0"
     for wrong, words in (
         ({"labels": ["rain"]}, r"head.linear.weight \(3, 64\) instead of \(1, 64\)"),
         ({"architecture": {"colour": 1}}, "unknown argument 'colour'"),
         ({"frontend": {"preset": "cat"}}, "config"),
+        ({"label": ["rain"]}, "unknown override 'label'"),
     ):
         with pytest.raises(ModelError, match=words):
             convert.convert(Checkpoint(original(), overrides=wrong))
@@ -135,6 +143,14 @@ def test_audioset_labels_for_527_classes():
     assert config.labels[:2] == ["Speech", "Male speech, man speaking"]
     assert config.head is not None
     assert config.head["activation"] == "sigmoid"
+
+
+def test_origins():
+    name = "ast-finetuned-audioset-10-10-0.4593"
+    known = convert.origin(f"hf:MIT/{name}")
+    assert known is not None
+    assert known is convert.origin(name)
+    assert convert.origin("hf:someone/else") is None
 
 
 def test_tables_are_consistent():
@@ -350,6 +366,7 @@ MALFORMED = {
     "truncated length": GOOD[:5],
     "empty": b"",
     "junk at the end": GOOD + b"junk",
+    "huge header that is there": safetensors_file(b"{" + b" " * (33 * 2**20) + b"}", b""),
     "bad json": safetensors_file(b'{"a": {"dtype": "F32", '),
     "not utf-8": safetensors_file(b'{"\xff": {}}'),
     "a list": safetensors_file([entry()]),
