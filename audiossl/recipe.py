@@ -111,7 +111,7 @@ def build(root: Node, name: str, description: str = "") -> Recipe:
     out = keys["out"].text if "out" in keys else f"runs/{name.replace('/', '-')}"
     if not out:
         raise fail("out", "expected a folder", keys["out"].where)
-    _check(sections["model"], sections["data"], sections["train"], keys, root.where)
+    _check(sections["model"], sections["data"], sections["train"], root)
     return Recipe(name, method, config, **sections, out=out, description=description)
 
 
@@ -134,16 +134,17 @@ def merge(under: Node, over: Node) -> Node:
     """`over` on `under`, key by key; a list, a scalar or a map of another `name` is replaced."""
     if under.keys is None or over.keys is None:
         return over
-    keys, places = dict(under.keys), {**under.key_places, **over.key_places}
+    keys, places = dict(under.keys), dict(under.key_places)
     for key, value in over.keys.items():
         below = keys.get(key)
-        if below is None or _renamed(below, value):
+        if below is None or below.keys is None or value.keys is None or _renamed(below, value):
             keys[key] = value
+            places[key] = over.key_places.get(key) or value.where
             continue
-        if key in ALTERNATIVES and below.keys is not None and value.keys is not None:
+        if key in ALTERNATIVES:
             below = _without_alternatives(below, value, ALTERNATIVES[key])
         keys[key] = merge(below, value)
-    return Node(over.where, keys=keys, key_places=places)
+    return Node(under.where, keys=keys, key_places=places)
 
 
 @functools.cache
@@ -250,14 +251,13 @@ def _method(node: Node) -> tuple[str, Any]:
     return name.text, build_dataclass(method_config(name.text), rest, "method")
 
 
-def _check(
-    model: ModelSection, data: DataSection, train: TrainSection, keys: dict[str, Node], where: str
-) -> None:
+def _check(model: ModelSection, data: DataSection, train: TrainSection, root: Node) -> None:
     """What no single key can tell."""
 
     def place(section: str, key: str = "") -> str:
-        node = keys.get(section)
-        return (node.key_places.get(key) or node.where) if node else where
+        node = _map(root, "").get(section)
+        inner = node.key_places.get(key) if node else None
+        return inner or root.key_places.get(section) or root.where
 
     if (model.from_ is None) == (model.architecture is None):
         raise fail("model", "give either `from` or `architecture`", place("model"))

@@ -114,13 +114,22 @@ def parse(text: str, source: str, line_numbers: bool = True) -> Node:
     return reader.root or Node(where=source, keys={})
 
 
+@dataclass
+class _Open:
+    """A map or list that is being read; in a map, the key that waits for its value."""
+
+    node: Node
+    path: str
+    key: str | None = None
+
+
 class _Reader:
     """Builds the tree from events, so that what is refused is refused before it is built."""
 
     def __init__(self, place: Any) -> None:
         self.place = place
         self.root: Node | None = None
-        self.open: list[tuple[Node, str | None]] = []  # node, and the key that waits for its value
+        self.open: list[_Open] = []
 
     def take(self, event: yaml.Event) -> None:
         where = self.place(event.start_mark)
@@ -128,51 +137,51 @@ class _Reader:
             raise fail("", "anchors and aliases (&name, *name) are not allowed", where)
         if isinstance(event, yaml.DocumentStartEvent) and self.root is not None:
             raise fail("", "more than one document", where)
-        if isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
+        if isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
             self.open.pop()
-            return
-        if not isinstance(event, yaml.NodeEvent):
-            return
+        elif isinstance(event, yaml.NodeEvent):
+            self._node(event, where)
+
+    def _node(self, event: yaml.NodeEvent, where: str) -> None:
         tag = getattr(event, "tag", None)
         if tag is not None:
             raise fail("", f"the tag {tag!r} is not allowed: values are plain", where)
-        node = self._node(event, where)
-        self._attach(node, where)
-        if node.text is None:
-            if len(self.open) == MAX_DEPTH:
-                raise fail(self._path(), f"nested deeper than {MAX_DEPTH} levels", where)
-            self.open.append((node, None))
-
-    def _node(self, event: yaml.NodeEvent, where: str) -> Node:
         if isinstance(event, yaml.ScalarEvent):
-            return Node(where, text=event.value, quoted=bool(event.style))
-        if isinstance(event, yaml.SequenceStartEvent):
-            return Node(where, items=[])
-        return Node(where, keys={})
+            # libyaml gives a plain scalar the style "", PyYAML's own parser None.
+            self._attach(Node(where, text=event.value, quoted=bool(event.style)))
+            return
+        sequence = isinstance(event, yaml.SequenceStartEvent)
+        node = Node(where, items=[]) if sequence else Node(where, keys={})
+        path = self._attach(node)
+        if len(self.open) == MAX_DEPTH:
+            raise fail(path, f"nested deeper than {MAX_DEPTH} levels", where)
+        self.open.append(_Open(node, path))
 
-    def _attach(self, node: Node, where: str) -> None:
+    def _attach(self, node: Node) -> str:
+        """Put a node where it belongs; its path."""
         if not self.open:
             self.root = node
-            return
-        parent, key = self.open[-1]
-        if parent.items is not None:
-            parent.items.append(node)
-        elif parent.keys is not None and key is None:
-            self.open[-1] = (parent, self._key(parent, node, where))
-        elif parent.keys is not None and key is not None:
-            parent.keys[key] = node
-            self.open[-1] = (parent, None)
+            return ""
+        parent = self.open[-1]
+        if parent.node.items is not None:
+            parent.node.items.append(node)
+            return _join(parent.path, str(len(parent.node.items) - 1))
+        if parent.key is None:
+            parent.key = self._key(parent, node)
+            return parent.path
+        path, keys = _join(parent.path, parent.key), parent.node.keys
+        if keys is not None:
+            keys[parent.key] = node
+        parent.key = None
+        return path
 
-    def _key(self, parent: Node, node: Node, where: str) -> str:
+    def _key(self, parent: _Open, node: Node) -> str:
         if node.text is None:
-            raise fail(self._path(), "a key must be plain text", where)
-        if node.text in parent.key_places:
-            raise fail(".".join(filter(None, (self._path(), node.text))), "given twice", where)
-        parent.key_places[node.text] = where
+            raise fail(parent.path, "a key must be plain text", node.where)
+        if node.text in parent.node.key_places:
+            raise fail(_join(parent.path, node.text), "given twice", node.where)
+        parent.node.key_places[node.text] = node.where
         return node.text
-
-    def _path(self) -> str:
-        return ".".join(key for _, key in self.open if key is not None)
 
 
 def build(kind: Any, node: Node, key: str = "") -> Any:
