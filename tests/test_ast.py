@@ -219,6 +219,12 @@ def test_the_bare_encoder_of_transformers(transformers, tmp_path, version):
 # --- configs --------------------------------------------------------------------------------------
 
 
+def sizes() -> dict[str, Any]:
+    """The fixture's config.json without its labels."""
+    config = fixture("ast__hf_2layer")[0]["info"]["config_json"]
+    return {key: value for key, value in config.items() if "label" not in key}
+
+
 def hub_checkpoint(**changes: Any) -> Checkpoint:
     facts, _, tensors = fixture("ast__hf_2layer")
     config = {**facts["info"]["config_json"], **changes}
@@ -282,6 +288,11 @@ def test_frontends_that_make_no_sense(features):
     checkpoint.sidecars["preprocessor_config.json"] = features
     with pytest.raises(ModelError, match="config"):
         convert.convert(checkpoint)
+
+
+def test_audioset_without_a_config():
+    config = convert.convert(Checkpoint(hub_checkpoint().tensors, {"config.json": sizes()})).config
+    assert config.labels[0] == "Speech"
 
 
 def test_normalisation_switched_off():

@@ -170,15 +170,17 @@ def _transformers_head(checkpoint: Checkpoint, theirs: Mapping[str, Any]) -> dic
     if "classifier.dense.weight" not in checkpoint.tensors:
         return None
     classes = len(checkpoint.tensors["classifier.dense.weight"])
-    names = theirs.get("id2label", {str(index): f"LABEL_{index}" for index in range(classes)})
     kind = theirs.get("problem_type")
     several = kind == "multi_label_classification" or (not kind and classes == AUDIOSET_CLASSES)
-    return {
+    head: dict[str, Any] = {
         "name": "layernorm_linear",
         "eps": float(theirs["layer_norm_eps"]),
-        "labels": [names[str(index)] for index in range(len(names))],
         "activation": "sigmoid" if several else "softmax",
     }
+    if "id2label" in theirs:
+        names = theirs["id2label"]
+        head["labels"] = [names[str(index)] for index in range(len(names))]
+    return head
 
 
 def _fields(
