@@ -1,13 +1,17 @@
-"""`audiossl models`: what models there are, and what each is."""
+"""`audiossl models`: what models are here, what each is, and how others come here."""
 
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from audiossl.commands import options
+from audiossl.commands.main import say_error
 
 LISTED = click.option(
     "-f",
@@ -17,42 +21,57 @@ LISTED = click.option(
     default="auto",
     help="auto: table on a terminal, json otherwise.",
 )
+COLUMNS = ("name", "task", "labels", "rate", "megabytes", "licence", "data")
+
+
+def complete_here(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
+    """Models that are here, then folders."""
+    from audiossl import hub
+
+    items = [CompletionItem(name) for name in hub.here()]
+    items = [item for item in items if item.value.startswith(incomplete)]
+    return [*items, CompletionItem(incomplete, type="dir")]
 
 
 @click.group(name="models")
 def command() -> None:
-    """List, show and check models."""
+    """List, show, fetch and check models.
 
+    A NAME is an embedded model, a model folder, or hf:owner/repo[@revision] of the Hugging Face
+    Hub. Only `pull`, and a command that loads a model, use the network.
 
-def as_json(format_: str) -> bool:
-    import sys
-
-    return format_ == "json" or (format_ == "auto" and not sys.stdout.isatty())
+    \b
+    audiossl models pull hf:MIT/ast-finetuned-audioset-10-10-0.4593
+    audiossl tag clip.wav --model hf:MIT/ast-finetuned-audioset-10-10-0.4593
+    audiossl models convert audioset_10_10_0.4593.pth --out ast
+    """
 
 
 @command.command()
 @LISTED
 @options.common
 def ls(format_: str, quiet: bool) -> None:
-    """The models that are here."""
+    """The models that are here: embedded, and pulled from the Hub."""
     from audiossl import hub
+    from audiossl.errors import ModelError
 
-    rows = [hub.describe(name) for name in hub.embedded()]
+    rows = []
+    for name in hub.here():
+        try:
+            rows.append(hub.describe(name))
+        except ModelError as error:
+            rows.append({"name": name, "error": error.message})
     if as_json(format_):
-        click.echo(json.dumps(rows, ensure_ascii=False, indent=1))
+        say_json(rows)
         return
-    columns = ("name", "task", "labels", "rate", "megabytes", "licence")
-    widths = [
-        max(len(str(row[c])) for row in [*rows, dict(zip(columns, columns, strict=True))])
-        for c in columns
-    ]
-    for row in [dict(zip(columns, columns, strict=True)), *rows]:
-        cells = (str(row[c]).ljust(w) for c, w in zip(columns, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+    for row in rows:
+        if "error" in row:
+            say_error(f"{row['name']}: {row['error']}")
+    say_table([row for row in rows if "error" not in row])
 
 
 @command.command()
-@click.argument("name", shell_complete=options.complete_models)
+@click.argument("name", shell_complete=complete_here)
 @click.option("--labels", is_flag=True, help="Only the labels, one a line.")
 @LISTED
 @options.common
@@ -60,15 +79,150 @@ def show(name: str, labels: bool, format_: str, quiet: bool) -> None:
     """What a model is: architecture, labels, data, licence, numbers."""
     from audiossl import hub
 
-    if labels:
-        click.echo("\n".join(hub.read_config(hub.resolve(name)).labels))
-        return
     facts = hub.describe(name, details=True)
+    if labels:
+        click.echo("\n".join(facts["labels"]))
+    elif as_json(format_):
+        say_json(facts)
+    else:
+        for key, value in facts.items():
+            click.echo(f"{key:14} {in_words(value)}")
+
+
+@command.command()
+@click.argument("name", shell_complete=complete_here)
+@options.common
+def pull(name: str, quiet: bool) -> None:
+    """Fetch a model from the Hub, check it, and print its folder.
+
+    A branch or tag is asked for anew and stays with the commit it stands for until the next pull.
+    A damaged copy is replaced. HF_TOKEN opens private and gated models, HF_ENDPOINT names another
+    Hub, AUDIOSSL_CACHE another place for the models.
+    """
+    import logging
+    import os
+
+    from audiossl import hub, hub_cache
+    from audiossl.download import obtain
+
+    if quiet:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when the client is imported
+        logging.getLogger("audiossl").setLevel(logging.ERROR)
+    folder = obtain(hub_cache.parse(name), refresh=True)
+    if not quiet:
+        facts = hub.describe(name)
+        say = f"{facts['megabytes']} MB, licence {facts['licence'] or 'unknown'}"
+        click.echo(f"audiossl: {name} is commit {facts['commit']}: {say}", err=True)
+    click.echo(folder)
+
+
+@command.command()
+@click.argument("name", shell_complete=complete_here)
+@options.common
+def path(name: str, quiet: bool) -> None:
+    """The folder of a model that is here."""
+    from audiossl import hub
+
+    click.echo(hub.resolve(name, download=False))
+
+
+@command.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_here)
+@LISTED
+@options.common
+def verify(names: tuple[str, ...], format_: str, quiet: bool) -> int:
+    """Compare files with the sha256 recorded of them: all models, or those named.
+
+    Exit code 5 when one is damaged.
+    """
+    from audiossl import hub
+    from audiossl.errors import EXIT_MODEL, EXIT_OK, ModelError
+
+    rows: list[dict[str, Any]] = []
+    for name in names or hub.here():
+        try:
+            checked = hub.verify(hub.resolve(name, download=False))
+            rows.append({"name": name, "ok": True, "checked": checked})
+        except ModelError as error:
+            rows.append({"name": name, "ok": False, "error": error.message})
+            say_error(f"{name}: {error.message}")
     if as_json(format_):
-        click.echo(json.dumps(facts, ensure_ascii=False, indent=1))
-        return
-    for key, value in facts.items():
-        click.echo(f"{key:14} {in_words(value)}")
+        say_json(rows)
+    elif not quiet:
+        for row in rows:
+            if row["ok"]:
+                click.echo(f"{row['name']}  ok  {in_words(row['checked']) or 'nothing recorded'}")
+    return EXIT_OK if all(row["ok"] for row in rows) else EXIT_MODEL
+
+
+@command.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_here)
+@options.common
+def rm(names: tuple[str, ...], quiet: bool) -> None:
+    """Remove models of the Hub from the cache: one revision, or all when none is named."""
+    from audiossl import hub_cache
+
+    for name in names:
+        if not name.startswith(hub_cache.PREFIX):
+            raise click.UsageError(
+                f"{name} is not in the cache: embedded models are part of the package, and model"
+                " folders are yours to remove"
+            )
+    for parsed in [hub_cache.parse(name) for name in names]:
+        for folder in hub_cache.remove(parsed):
+            if not quiet:
+                click.echo(f"audiossl: removed {folder}", err=True)
+
+
+@command.command()
+@click.argument("source", metavar="FILE|FOLDER", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The new model folder.")
+@click.option("--layout", metavar="NAME", help="The published layout, if it is not recognised.")
+@click.option(
+    "--labels",
+    "labels_file",
+    type=click.File(encoding="utf-8"),
+    metavar="FILE|-",
+    help="Names of the classes, one a line.",
+)
+@options.common
+def convert(source: Path, out: Path, layout: str | None, labels_file: Any, quiet: bool) -> None:
+    """Turn a published checkpoint into a model folder; nothing is downloaded, no code runs.
+
+    This is the only way in for .pt .pth .ckpt .bin: they are read in a process of their own, and
+    whatever is not plain tensors is refused.
+    """
+    from audiossl import convert as converter
+    from audiossl.errors import OutputError
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{out} exists: give --out a new folder")
+    overrides = {}
+    if labels_file is not None:
+        overrides["labels"] = [line.strip() for line in labels_file if line.strip()]
+    made = converter.convert_folder(source, out, layout=layout, overrides=overrides)
+    if not quiet:
+        unused = f", left out {len(made.unused)}" if made.unused else ""
+        labels = f", {len(made.config.labels)} labels" if made.config.head else ""
+        say = f"layout {made.layout}, {len(made.tensors)} tensors{unused}{labels}"
+        click.echo(f"audiossl: {say}, licence {made.config.licence}", err=True)
+    click.echo(out)
+
+
+def as_json(format_: str) -> bool:
+    return format_ == "json" or (format_ == "auto" and not sys.stdout.isatty())
+
+
+def say_json(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def say_table(rows: list[dict[str, Any]]) -> None:
+    table = [COLUMNS, *([in_words(row[column]) for column in COLUMNS] for row in rows)]
+    widths = [max(len(line[i]) for line in table) for i in range(len(COLUMNS))]
+    for line in table:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
 
 
 def in_words(value: Any) -> str:
@@ -76,4 +230,4 @@ def in_words(value: Any) -> str:
         return ", ".join(in_words(item) for item in value)
     if isinstance(value, dict):
         return ", ".join(f"{key} {in_words(item)}" for key, item in value.items())
-    return str(value)
+    return "-" if value is None else str(value)

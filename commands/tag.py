@@ -10,6 +10,7 @@ import click
 
 from audiossl.commands import options
 from audiossl.inputs import Input
+from audiossl.records import TagRecord
 
 FORMATS = ["table", "jsonl", "json", "csv", "tsv", "audacity", "raven", "textgrid"]
 
@@ -126,17 +127,35 @@ def run(
         sink = output.make_sink(**writing, settings=settings, many=many)
         if sink is None:
             return 0
-        sketch = options.sketch(plot, tagger.model.rate) if plot else None
+        picture = Picture(plot, tagger.model.rate) if plot else None
 
         def work(item: Input) -> Iterator[dict[str, Any]]:
-            tap = sketch.add if sketch else None
+            tap = picture.sketch.add if picture else None
             for record in tagger.tag(item.path, item.name, tagging, tap=tap, **reading):
-                if sketch:
-                    sketch.label(record)
+                if picture:
+                    picture.records.append(record)
                 yield record.to_dict()
 
         with output.progress_line(quiet, "tagged") as progress:
             code = output.run_batch(items, work, sink, jobs, progress)
-        if sketch and plot:
-            sketch.draw(plot)
+        if picture:
+            picture.draw()
         return code
+
+
+class Picture:
+    """The spectrogram and the labels of the one input, drawn when all is heard."""
+
+    def __init__(self, path: str, rate: int) -> None:
+        from audiossl import plotting
+
+        plotting.check(path)
+        self.path, self.sketch = path, plotting.SpectrogramSketch(rate)
+        self.records: list[TagRecord] = []
+
+    def draw(self) -> None:
+        """Write the picture, unless there was nothing to hear."""
+        from audiossl import plotting
+
+        if self.records:
+            plotting.draw(self.path, self.sketch, self.records, self.records[0].file)
