@@ -128,7 +128,7 @@ class Tagger:
         Raises InputError, after the records of what could be read.
         """
         options = options or TagOptions()
-        name = name if name is not None else os.fspath(source) if _is_path(source) else "-"
+        name = _name(source) if name is None else name
         spans = self.spans(source, options.window, options.hop, tap, **reading)
         if options.hop is None:
             spans = _pooled(spans, options.pool)
@@ -186,8 +186,8 @@ def tag(
     return list(tagger.tag(source, options=TagOptions(**options)))
 
 
-def _is_path(source: Source) -> bool:
-    return isinstance(source, str | os.PathLike)
+def _name(source: Source) -> str:
+    return os.fsdecode(source) if isinstance(source, str | os.PathLike) else "-"
 
 
 def _tapped(blocks: Iterable[np.ndarray], tap: Tap) -> Iterator[np.ndarray]:

@@ -9,7 +9,7 @@ def script(shell: str) -> str:
     """The completion script of `shell`, as click generates it."""
     from click.shell_completion import get_completion_class
 
-    from audiossl.commands.main import cli
+    from .main import cli
 
     kind = get_completion_class(shell)
     if kind is None:

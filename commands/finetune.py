@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from audiossl.commands import options
+from . import options
 
 if TYPE_CHECKING:
     from audiossl.recipe import Recipe

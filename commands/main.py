@@ -112,7 +112,7 @@ def _run(args: list[str] | None) -> int:
         return 128 + int(error.args[0])
     except SystemExit as error:
         # click meets a closed pipe by wrapping stdout and exiting with 1.
-        closed = isinstance(sys.stdout, click.utils.PacifyFlushWrapper)
+        closed = type(sys.stdout).__name__ == "PacifyFlushWrapper"
         return _closed_pipe() if closed else _code(error)
     except (ClosedPipe, BrokenPipeError):
         return _closed_pipe()
@@ -164,7 +164,7 @@ def say_error(message: str) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """Exit at once after a signal or a closed pipe: worker threads hold nothing worth waiting for."""
+    """Exit, at once after a signal or a closed pipe: no worker holds anything worth waiting for."""
     if code > 128:
         for stream in (sys.stdout, sys.stderr):
             try:

@@ -10,8 +10,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from audiossl.commands import options
-from audiossl.commands.main import say_error
+from . import options
+from .main import say_error
 
 LISTED = click.option(
     "-f",

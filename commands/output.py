@@ -1,4 +1,4 @@
-"""Where results go: stdout, one file, or a folder with one file an input; and what is said meanwhile.
+"""Where results go: stdout, one file, or a folder with one file an input; and what is said.
 
 stdout carries data only and each record is flushed. A file appears under its name when it is whole:
 until then its records stand in a journal beside it, from which `--resume` goes on.
@@ -18,7 +18,7 @@ import click
 
 from audiossl import batch, errors
 from audiossl.atomic import atomic_write
-from audiossl.commands.main import ClosedPipe, say_error
+from .main import ClosedPipe, say_error
 from audiossl.errors import InputError, OutputError
 from audiossl.inputs import STDIN, Input
 from audiossl.journal import Journal, key
@@ -184,7 +184,7 @@ def _file_sink(
 
 
 def table_writer() -> JsonLines:
-    from audiossl.commands.table import Table
+    from .table import Table
 
     return Table(sys.stdout.isatty())
 
@@ -199,7 +199,7 @@ def pick_format(format_: str) -> str:
 def run_batch(
     inputs: Iterable[Input], work: Work, sink: Sink, jobs: int, progress: Callable[[str], None]
 ) -> int:
-    """Work through the inputs, write their records in order; the exit code that tells how it went."""
+    """Work through the inputs, write their records in order; the exit code that tells of it."""
     done = failed = 0
 
     def records(item: Input) -> Iterator[Record]:

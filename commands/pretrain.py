@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from audiossl.commands.finetune import run, training
+from .finetune import run, training
 
 
 @click.command()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from audiossl.commands import options
+from . import options
 
 
 @click.group(name="recipes")
@@ -66,7 +66,7 @@ def show(name: str, overrides: tuple[str, ...], resolved: bool, quiet: bool) -> 
 def check(names: tuple[str, ...], quiet: bool) -> int:
     """Check recipes without running them: one line for each that is wrong, then exit 2."""
     from audiossl import recipe as recipes
-    from audiossl.commands.main import say_error
+    from .main import say_error
     from audiossl.errors import EXIT_OK, EXIT_USAGE, RecipeError
 
     bad = 0

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from audiossl.commands import options
+from . import options
 from audiossl.inputs import Input
 from audiossl.records import TagRecord
 
@@ -73,7 +73,7 @@ def command(
     find . -name '*.wav' -print0 | audiossl tag --files-from - -0 --format jsonl
     ffmpeg -v error -i talk.mp4 -f wav - | audiossl tag - --name talk.mp4
     """
-    from audiossl.commands.output import pick_format
+    from .output import pick_format
     from audiossl.inputs import expand
 
     if files_from is not None and files_from.name == "<stdin>" and "-" in inputs:
@@ -107,7 +107,7 @@ def run(
     from concurrent.futures import ThreadPoolExecutor
 
     from audiossl import hub
-    from audiossl.commands import output
+    from . import output
     from audiossl.model import pick_device
     from audiossl.tagging import Tagger, TagOptions
 
