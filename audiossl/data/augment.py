@@ -17,10 +17,13 @@ from audiossl.sections import Augment
 
 
 def augment_wave(wave: np.ndarray, config: Augment, rng: np.random.Generator) -> np.ndarray:
-    """wave: (samples,) float32 -> (samples,) float32. Every draw is made whether it is used or not,
-    so that switching one augmentation off leaves the others' draws as they were."""
+    """wave: (samples,) float32, at least one -> (samples,) float32.
+
+    Every draw is made whether it is used or not, so that switching one augmentation off leaves the
+    others' draws as they were.
+    """
     chance = rng.random(3)
-    offset = int(rng.integers(0, max(len(wave), 1)))
+    offset = int(rng.integers(0, len(wave)))
     gain = rng.random()
     snr, exponent, noise_seed = rng.random(), rng.random(), int(rng.integers(2**31))
     if chance[0] < config.roll:
@@ -45,13 +48,13 @@ def coloured_noise(samples: int, exponent: float, rng: np.random.Generator) -> n
     spectrum *= frequency ** (-exponent / 2)
     spectrum[:1] = 0
     noise = np.fft.irfft(spectrum, samples)
-    power = np.mean(noise**2) if samples else 0.0
+    power = np.mean(noise**2)
     return (noise / np.sqrt(power) if power > 0 else noise).astype(np.float32)
 
 
 def add_noise(wave: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
     """`wave` plus unit-power `noise` at this signal-to-noise ratio; a silent wave stays silent."""
-    power = float(np.mean(np.square(wave, dtype=np.float64))) if len(wave) else 0.0
+    power = float(np.mean(np.square(wave, dtype=np.float64)))
     return wave + noise * np.float32(np.sqrt(power * 10 ** (-snr_db / 10)))
 
 

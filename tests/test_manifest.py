@@ -1,0 +1,221 @@
+"""The manifest: one table format, or a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from audiossl.data import manifest
+from audiossl.data.manifest import Row
+from audiossl.errors import UsageError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a.wav", "b.flac", "sub/c d.ogg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    return tmp_path
+
+
+def table(folder: Path, text: str) -> str:
+    path = folder / "clips.csv"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    return str(path)
+
+
+def test_all_columns(folder: Path) -> None:
+    path = table(
+        folder,
+        "path,start,end,labels,known,fold,group,split,take\n"
+        "a.wav,,,Dog;Bark ,,1,x,train,A\n"
+        "sub/c d.ogg,0.5,1.5, Rain,Rain;Wind,2,y,valid,B\n",
+    )
+    first, second = manifest.read(path)
+    assert first == Row(
+        folder / "a.wav", labels=("Dog", "Bark"), fold="1", group="x", split="train",
+        number=0, extra={"take": "A"},
+    )  # fmt: skip
+    assert second == Row(
+        folder / "sub" / "c d.ogg", 0.5, 1.5, ("Rain",), ("Rain", "Wind"), "2", "y", "valid",
+        1, {"take": "B"},
+    )  # fmt: skip
+
+
+def test_only_a_path_is_needed_and_quotes_blank_lines_and_a_mark_are_fine(folder: Path) -> None:
+    path = table(folder, '\ufeffpath\r\n"sub/c d.ogg"\r\n\r\na.wav\r\n')
+    assert [row.path.name for row in manifest.read(path)] == ["c d.ogg", "a.wav"]
+
+
+def test_names_that_are_not_utf8_work(folder: Path) -> None:
+    name = b"caf\xe9.wav".decode("utf-8", "surrogateescape")
+    (folder / name).write_bytes(b"x")
+    (row,) = manifest.read(table(folder, f"path\n{name}\n"))
+    assert row.path.exists()
+    assert len(manifest.fingerprint([row])) == 64
+
+
+def test_root_moves_the_beginning_of_paths(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = table(tmp_path_factory.mktemp("lists"), "path\na.wav\n")
+    with pytest.raises(UsageError, match="1 of 1 files are missing"):
+        manifest.read(elsewhere)
+    assert manifest.read(elsewhere, root=str(folder))[0].path == folder / "a.wav"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no column `path`"),
+        ("file,labels\na.wav,x\n", "no column `path`"),
+        ("path,path\na.wav,b.flac\n", "column 'path' is there twice"),
+        ("path\n", "no row"),
+        ("path,start\na.wav,0,5\n", "line 2: more or fewer cells"),
+        ("path,start\na.wav\n", "line 2: more or fewer cells"),
+        ("path\n../a.wav\n", "line 2: path '../a.wav' leads out of"),
+        ("path\nsub/../../a.wav\n", "leads out of"),
+        ("path\n/etc/passwd\n", "leads out of"),
+        ("path,x\n,1\n", "line 2: path is empty"),
+        ("path,start\na.wav,soon\n", "line 2: start: expected seconds, got 'soon'"),
+        ("path,start\na.wav,-1\n", "start: expected seconds"),
+        ("path,end\na.wav,nan\n", "end: expected seconds"),
+        ("path,end\na.wav,inf\n", "end: expected seconds"),
+        ("path,start,end\na.wav,2,2\n", "line 2: end 2 is not after start 2"),
+        ("path,split\na.wav,dev\n", "split: expected train, valid or test, got 'dev'"),
+        ('path\n"a.wav\n', "not a CSV table"),
+        ("path\na.wav\nx.wav\ny.wav\n", "2 of 3 files are missing: "),
+    ],
+)
+def test_bad_tables_name_the_line(text: str, message: str, folder: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        manifest.read(table(folder, text))
+    assert message in caught.value.message
+    assert "clips.csv" in caught.value.message
+
+
+def test_a_long_list_of_missing_files_is_cut(folder: Path) -> None:
+    text = "path\n" + "".join(f"x{i}.wav\n" for i in range(50))
+    with pytest.raises(UsageError, match=r"50 of 50 files are missing: .*x4\.wav, \.\.\.$"):
+        manifest.read(table(folder, text))
+
+
+def test_no_such_table(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no manifest or folder here"):
+        manifest.read(tmp_path / "none.csv")
+
+
+def test_a_folder_gives_its_audio_with_subfolders_as_labels(folder: Path) -> None:
+    (folder / "notes.txt").write_text("no audio")
+    (folder / ".hidden.wav").write_text("x")
+    (folder / "sub" / "deep").mkdir()
+    (folder / "sub" / "deep" / "d.WAV").write_text("x")
+    rows = manifest.read(folder)
+    found = [(row.path.relative_to(folder).as_posix(), row.labels, row.number) for row in rows]
+    assert found == [
+        ("a.wav", (), 0),
+        ("b.flac", (), 1),
+        ("sub/c d.ogg", ("sub",), 2),
+        ("sub/deep/d.WAV", ("sub",), 3),
+    ]
+    empty = folder / "empty"
+    empty.mkdir()
+    with pytest.raises(UsageError, match="no audio file"):
+        manifest.read(empty)
+
+
+def test_written_tables_read_back(folder: Path) -> None:
+    rows = [
+        Row(
+            folder / "a.wav",
+            0.1,
+            2.5,
+            ("Dog", "Cat, big"),
+            ("Dog",),
+            "1",
+            'g"x',
+            "train",
+            0,
+            {"n": "1"},
+        ),
+        Row(folder / "sub" / "c d.ogg", number=1, extra={"n": ""}),
+    ]
+    manifest.write(folder / "out.csv", rows)
+    assert manifest.read(folder / "out.csv") == rows
+    with pytest.raises(UsageError, match="lies outside"):
+        manifest.write(folder / "sub" / "out.csv", rows)
+
+
+def test_targets_present_absent_unknown() -> None:
+    path = Path("x.wav")
+    rows = [
+        Row(path, labels=("b",)),
+        Row(path),
+        Row(path, labels=("a",), known=("b", "elsewhere")),
+        Row(path, labels=("elsewhere",), known=("elsewhere",)),
+    ]
+    expected = [[0, 1, 0], [0, 0, 0], [1, 0, -1], [-1, -1, -1]]
+    np.testing.assert_array_equal(manifest.targets(rows, ["a", "b", "c"]), expected)
+    assert manifest.labels_of(rows) == ["a", "b", "elsewhere"]
+
+
+def named(count: int, **fields: list[str]) -> list[Row]:
+    return [
+        Row(Path(f"{i}.wav"), number=i, **{key: values[i] for key, values in fields.items()})  # type: ignore[arg-type]
+        for i in range(count)
+    ]
+
+
+def test_split_by_folds() -> None:
+    rows = named(4, fold=["1", "2", "1", "3"], split=["", "", "", "test"])
+    train, valid = manifest.split(rows, valid_folds=["1"])
+    assert [row.number for row in train] == [1]
+    assert [row.number for row in valid] == [0, 2]
+    with pytest.raises(UsageError, match=r"no row in fold '9' \(folds: 1, 2\)"):
+        manifest.split(rows, valid_folds=["1", "9"])
+
+
+def test_split_by_column() -> None:
+    rows = named(4, split=["train", "", "valid", "test"])
+    train, valid = manifest.split(rows)
+    assert [row.number for row in train] == [0, 1]
+    assert [row.number for row in valid] == [2]
+
+
+def test_split_by_fraction_keeps_groups_whole_and_old_rows_in_place() -> None:
+    groups = [f"g{i // 3}" for i in range(3000)]
+    train, valid = manifest.split(named(3000, group=groups), valid_fraction=0.2)
+    assert not {row.group for row in train} & {row.group for row in valid}
+    assert len(valid) / 3000 == pytest.approx(0.2, abs=0.04)
+    _, sooner = manifest.split(named(1500, group=groups), valid_fraction=0.2)
+    assert [row.number for row in sooner] == [row.number for row in valid if row.number < 1500]
+
+
+def test_a_group_or_a_file_on_both_sides_is_refused() -> None:
+    rows = named(3, fold=["1", "2", "2"], group=["a", "a", "b"])
+    with pytest.raises(UsageError, match="1 group is in training and in evaluation: 'a'"):
+        manifest.split(rows, valid_folds=["1"])
+    twice = [Row(Path("x.wav"), split="train"), Row(Path("x.wav"), split="valid")]
+    with pytest.raises(UsageError, match=r"1 file is in training and in evaluation: 'x\.wav'"):
+        manifest.split(twice)
+
+
+def test_balanced_weights_equal_a_slow_loop() -> None:
+    labels = [("a",), ("a", "b"), ("b",), ("b",), (), ("z",)]
+    rows = [Row(Path(str(i)), labels=names) for i, names in enumerate(labels)]
+    weights = manifest.balanced_weights(rows, ["a", "b"])
+    expected = np.array([1 / 2, 1 / 2 + 1 / 3, 1 / 3, 1 / 3, 0, 0])
+    expected[4:] = expected[:4].mean()
+    np.testing.assert_allclose(weights, expected / expected.sum())
+    np.testing.assert_allclose(manifest.balanced_weights(rows, []), np.full(6, 1 / 6))
+
+
+def test_fingerprint_knows_labels_and_sizes(folder: Path) -> None:
+    rows = manifest.read(folder)
+    before = manifest.fingerprint(rows)
+    assert before == manifest.fingerprint(manifest.read(folder))
+    assert before != manifest.fingerprint(rows[:-1])
+    (folder / "a.wav").write_bytes(b"longer than it was")
+    assert before != manifest.fingerprint(rows)
