@@ -20,7 +20,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -258,16 +258,14 @@ def _convert(name: HubName, listing: Listing, incoming: Path, made: Path) -> str
     from audiossl import convert
     from audiossl.model import write_folder
 
-    origin = next((item for item in convert.published() if item.name == f"hf:{name.id}"), None)
-    converted = convert.convert(convert.read(incoming), name=name.id, origin=origin)
-    config = converted.config
-    if origin is None:
-        config = replace(
-            config,
-            licence=listing.licence or "unknown: see the model's page",
-            source=f"{_endpoint()}/{name.id}",
-        )
-    write_folder(converted.tensors, config, made)
+    origin = convert.origin(f"{hub_cache.PREFIX}{name.id}")
+    known = {
+        "licence": listing.licence or "unknown: see the model's page",
+        "source": f"{_endpoint()}/{name.id}",
+    }
+    checkpoint = convert.read(incoming, overrides={} if origin else known)
+    converted = convert.convert(checkpoint, name=name.id, origin=origin)
+    write_folder(converted.tensors, converted.config, made)
     return converted.layout
 
 

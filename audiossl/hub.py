@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ __all__ = [
     "sha256",
     "verify",
 ]
+
+log = logging.getLogger("audiossl")
 
 WEIGHTS, CARD = "model.safetensors", "README.md"
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -80,6 +83,7 @@ def _find(name: str, download: bool) -> Path:
         return obtain(hub_name)
     if folder is None:
         raise ModelError(f"{name} is not in the cache: run `audiossl models pull {name}`")
+    log.info("%s is commit %s", name, folder.name)
     return folder
 
 
@@ -190,7 +194,7 @@ def describe(name: str, details: bool = False) -> dict[str, Any]:
         "sha256": config.sha256 or sha256(folder / WEIGHTS),
     }
     if receipt is not None:
-        facts |= {"commit": receipt.commit}
+        facts |= {"licence": config.licence or receipt.licence, "commit": receipt.commit}
     if details:
         facts |= {
             "title": config.name,

@@ -242,7 +242,7 @@ def lock(name: HubName) -> Iterator[None]:
     """One writer a repository, among all processes of this machine."""
     from filelock import FileLock
 
-    path = _repo_folder(name) / ".lock"
+    path = root() / "hub" / ".locks" / f"{name.owner}--{name.repo}"
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         held = FileLock(path)
@@ -258,6 +258,7 @@ def workplace(name: HubName) -> Iterator[Path]:
     """An empty folder on the cache's own disk, gone afterwards. Call it with the lock held."""
     repo = _repo_folder(name)
     with writing(repo):
+        repo.mkdir(parents=True, exist_ok=True)
         for left in (*repo.glob(".new-*"), *repo.glob(".old-*")):  # by a process that was killed
             shutil.rmtree(left, ignore_errors=True)
         folder = repo / f".new-{uuid.uuid4().hex[:12]}"

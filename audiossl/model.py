@@ -115,13 +115,14 @@ def write_folder(
         raise OutputError(f"{folder}: {error.strerror}") from error
     weights = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
     config = replace(config, sha256=hashlib.sha256(weights).hexdigest())
-    # Both files are on the disk before either gets its name: a crash in between would leave a pair
-    # that does not match.
-    with atomic_write(folder / WEIGHTS) as file, atomic_write(folder / CONFIG) as described:
+    with atomic_write(folder / WEIGHTS, needed=len(weights)) as file:
         file.write(weights)
-        described.write(hub.config_json(config).encode("utf-8"))
         file.flush()
         os.fsync(file.fileno())
+        # Both are on the disk before either gets its name: a crash between the two renamings would
+        # leave a pair that does not match, so nothing slow stands there.
+        with atomic_write(folder / CONFIG) as described:
+            described.write(hub.config_json(config).encode("utf-8"))
     if card is not None:
         with atomic_write(folder / CARD) as file:
             file.write(card.encode("utf-8"))
