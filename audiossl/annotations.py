@@ -333,11 +333,7 @@ READERS: dict[str, Callable[[str], list[Annotation]]] = {
     "csv": read_csv,
     "tsv": read_tsv,
 }
-_BOMS = {
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read(path: str | os.PathLike[str], kind: str | None = None) -> list[Annotation]:
@@ -358,7 +354,7 @@ def read(path: str | os.PathLike[str], kind: str | None = None) -> list[Annotati
 
 def decode(data: bytes) -> str:
     """Text of a label file: UTF-8, or UTF-16 with its mark, as Praat writes it."""
-    encoding = next((name for mark, name in _BOMS.items() if data.startswith(mark)), "utf-8")
+    encoding = "utf-16" if data.startswith(_UTF16_MARKS) else "utf-8"
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:

@@ -67,7 +67,7 @@ def siren(rate: int) -> np.ndarray:
     time = np.arange(5 * rate) / rate
     pitch = 950 - 450 * np.cos(2 * np.pi * time / 2.5)
     phase = 2 * np.pi * np.cumsum(pitch) / rate
-    wave = sum(np.sin(k * phase) / k**1.2 for k in (1, 2, 3))
+    wave = np.sum([np.sin(k * phase) / k**1.2 for k in (1, 2, 3)], axis=0)
     echo = np.concatenate([np.zeros(rate // 8), wave])[: len(wave)]
     return 0.3 * (wave + 0.4 * echo) + 0.004 * np.random.default_rng(0).standard_normal(len(wave))
 
