@@ -128,7 +128,7 @@ class Fbank(nn.Module):
         # Kaldi's order of operations: rounding in it decides the near-empty bins. In place, because
         # fresh memory for each step costs as much as the step.
         frames = frames - frames.mean(-1, keepdim=True) if self.remove_dc else frames.clone()
-        energy = self._energy(frames) if self.use_energy and self.raw_energy else None
+        raw = frames.clone() if self.use_energy and self.raw_energy else frames
         if self.preemphasis:
             previous = torch.cat((frames[..., :1], frames[..., :-1]), dim=-1)
             frames.sub_(previous.mul_(self.preemphasis))
@@ -137,12 +137,9 @@ class Fbank(nn.Module):
         spec = self.product(_power(spectrum)).clamp_min_(self.floor).log_()
         if not self.use_energy:
             return spec
-        energy = self._energy(frames) if energy is None else energy
+        energy = raw.square().sum(-1).clamp_min(EPSILON).log()
+        energy = energy.clamp_min(math.log(self.energy_floor)).unsqueeze(-2)
         return torch.cat((spec, energy) if self.htk_compat else (energy, spec), dim=-2)
-
-    def _energy(self, frames: Tensor) -> Tensor:
-        energy = frames.square().sum(-1).clamp_min(EPSILON).log()
-        return energy.clamp_min(math.log(self.energy_floor)).unsqueeze(-2)
 
 
 class LogMel(nn.Module):
