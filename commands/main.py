@@ -112,7 +112,7 @@ def _run(args: list[str] | None) -> int:
         return 128 + int(error.args[0])
     except SystemExit as error:
         # click meets a closed pipe by wrapping stdout and exiting with 1.
-        closed = type(sys.stdout).__name__ == "PacifyFlushWrapper"
+        closed = type(sys.stdout).__name__.endswith("PacifyFlushWrapper")
         return _closed_pipe() if closed else _code(error)
     except (ClosedPipe, BrokenPipeError):
         return _closed_pipe()

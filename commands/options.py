@@ -25,7 +25,7 @@ def chain(*decorators: Decorator) -> Decorator:
 
 
 def complete_models(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
-    """Embedded models, then folders."""
+    """Embedded models; folders where none begins so."""
     folder = Path(__file__).parents[1]
     for place in (folder / "pretrained", folder / "audiossl" / "pretrained"):
         names = sorted(path.parent.name for path in place.glob("*/config.json"))
@@ -34,11 +34,12 @@ def complete_models(_ctx: click.Context, _param: click.Parameter, incomplete: st
     else:
         names = []
     items = [CompletionItem(name) for name in names if name.startswith(incomplete)]
-    return [*items, CompletionItem(incomplete, type="dir")]
+    # Not both: click's bash script forgets the names when paths are offered as well.
+    return items or [CompletionItem(incomplete, type="dir")]
 
 
 def complete_recipes(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
-    """Recipes in the package, then files."""
+    """Recipes in the package; files where none begins so."""
     from importlib import resources
 
     names: list[str] = []
@@ -50,7 +51,7 @@ def complete_recipes(_ctx: click.Context, _param: click.Parameter, incomplete: s
                 prefix + n.removesuffix(".yaml") for n in sorted(files) if n.endswith(".yaml")
             ]
     items = [CompletionItem(name) for name in names if name.startswith(incomplete)]
-    return [*items, CompletionItem(incomplete, type="file")]
+    return items or [CompletionItem(incomplete, type="file")]
 
 
 common = chain(

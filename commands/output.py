@@ -18,12 +18,13 @@ import click
 
 from audiossl import batch, errors
 from audiossl.atomic import atomic_write
-from .main import ClosedPipe, say_error
 from audiossl.errors import InputError, OutputError
 from audiossl.inputs import STDIN, Input
 from audiossl.journal import Journal, key
 from audiossl.records import ErrorRecord
 from audiossl.writers import FORMATS, ONE_DOCUMENT_A_FILE, JsonLines, Record
+
+from .main import ClosedPipe, say_error
 
 Work = Callable[[Input], Iterable[Record]]
 

@@ -66,8 +66,9 @@ def show(name: str, overrides: tuple[str, ...], resolved: bool, quiet: bool) -> 
 def check(names: tuple[str, ...], quiet: bool) -> int:
     """Check recipes without running them: one line for each that is wrong, then exit 2."""
     from audiossl import recipe as recipes
-    from .main import say_error
     from audiossl.errors import EXIT_OK, EXIT_USAGE, RecipeError
+
+    from .main import say_error
 
     bad = 0
     for name in names:

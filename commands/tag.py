@@ -8,9 +8,10 @@ from typing import Any, BinaryIO
 
 import click
 
-from . import options
 from audiossl.inputs import Input
 from audiossl.records import TagRecord
+
+from . import options
 
 FORMATS = ["table", "jsonl", "json", "csv", "tsv", "audacity", "raven", "textgrid"]
 
@@ -73,8 +74,9 @@ def command(
     find . -name '*.wav' -print0 | audiossl tag --files-from - -0 --format jsonl
     ffmpeg -v error -i talk.mp4 -f wav - | audiossl tag - --name talk.mp4
     """
-    from .output import pick_format
     from audiossl.inputs import expand
+
+    from .output import pick_format
 
     if files_from is not None and files_from.name == "<stdin>" and "-" in inputs:
         raise click.UsageError("stdin cannot be both audio (-) and the list (--files-from -)")
@@ -85,6 +87,10 @@ def command(
         items, many = several(items)
         if many and plot:
             raise click.UsageError("--plot draws one file")
+        if plot:
+            from audiossl.plotting import check
+
+            check(plot)
     else:
         many = False
     return run(items, reading, values, many, plot)
@@ -107,9 +113,10 @@ def run(
     from concurrent.futures import ThreadPoolExecutor
 
     from audiossl import hub
-    from . import output
     from audiossl.model import pick_device
     from audiossl.tagging import Tagger, TagOptions
+
+    from . import output
 
     jobs = values.pop("jobs") or options.cores()
     name = values.pop("model") or hub.DEFAULTS["tag"]
@@ -149,7 +156,6 @@ class Picture:
     def __init__(self, path: str, rate: int) -> None:
         from audiossl import plotting
 
-        plotting.check(path)
         self.path, self.sketch = path, plotting.SpectrogramSketch(rate)
         self.records: list[TagRecord] = []
 
