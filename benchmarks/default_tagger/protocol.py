@@ -1,0 +1,139 @@
+"""Splits that no recording crosses, the tables they are trained from, and what is measured.
+
+Split k (1-4) leaves out ESC-10's fold k, UrbanSound8K's fold 1 (odd k) or 2 (even k), the
+Philharmonia notes, speakers and formulas of fold k, and the packages in sounds.HELD_OUT: from the
+labels and from distillation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sounds
+from bank import part_of
+from labels import ESC10, LABELS, URBANSOUND8K, judge
+from teacher import classes
+
+from audiossl.data import manifest
+from audiossl.data.manifest import Row
+
+SPLITS = (1, 2, 3, 4)
+ESC10_COPIES = 3  # ESC-10 is small beside the rest: each of its clips stands so often in the table
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A data set of the protocol: its name and the labels that its classes have here."""
+
+    name: str
+    labels: dict[str, str]
+
+
+MEASURED = (Measured("esc10", ESC10), Measured("urbansound8k", URBANSOUND8K))
+
+
+def left_out(split: int | None) -> set[str]:
+    """Parts of the bank that split k never hears; None: the model that ships hears everything."""
+    if split is None:
+        return set()
+    return {f"esc10-{split}", f"urbansound8k-{2 - split % 2}", f"notes-{split}", "held_out"}
+
+
+def clip_part(clip: dict[str, str]) -> str:
+    return part_of(clip["source"], int(clip["fold"]))
+
+
+def is_test(clip: dict[str, str], split: int) -> bool:
+    return clip_part(clip) in left_out(split)
+
+
+def write_bank(
+    out: Path,
+    name: str,
+    parts: list[str],
+    share: dict[str, float] | None = None,
+    experts: Sequence[Any] = (),
+) -> None:
+    """Join parts into one table, OUT/bank/NAME.csv, with the teacher's arrays beside it.
+
+    share: fraction of a part's segments that is taken, evenly spaced (1 where nothing is said).
+    experts: classifiers on the teacher's embedding, whose probabilities are joined to the scores:
+        the student learns to agree with the teacher on the question that will be asked.
+    """
+    share = share or {}
+    rows, arrays = [], {"embedding": [], "scores": []}
+    for part in parts:
+        segments = sorted((out / "segments" / part).glob("*.wav"))
+        chosen = np.linspace(0, len(segments) - 1, round(len(segments) * share.get(part, 1.0)))
+        index = chosen.astype(int)
+        rows += [Row(segments[i], group=part) for i in index]
+        for kind, values in arrays.items():
+            values.append(np.load(out / "teacher" / f"{part}.{kind}.npy", mmap_mode="r")[index])
+    folder = out / "bank" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    joined = {kind: np.concatenate(values) for kind, values in arrays.items()}
+    flat = joined["embedding"].reshape(-1, joined["embedding"].shape[-1]).astype(np.float32)
+    opinions = [expert.predict_proba(flat).astype(np.float16) for expert in experts]
+    opinions = [each.reshape(*joined["scores"].shape[:2], -1) for each in opinions]
+    np.save(folder / "embedding.npy", joined["embedding"])
+    np.save(folder / "scores.npy", np.concatenate([joined["scores"], *opinions], axis=2))
+    manifest.write(folder.parent / f"{name}.csv", rows, root=out)
+
+
+def experts(embedding: np.ndarray, clips: list[dict[str, str]], split: int | None) -> list[Any]:
+    """Logistic regressions on the teacher's embedding (clips, dim), one for each measured set,
+    trained on the clips that split k may hear."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    fits = []
+    for measured in MEASURED:
+        rows, _ = sides(measured.name, clips, split)
+        fit = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=300))
+        fits.append(fit.fit(embedding[rows], [clips[i]["category"] for i in rows]))
+    return fits
+
+
+def sides(name: str, clips: list[dict[str, str]], split: int | None) -> tuple[list[int], list[int]]:
+    """(training, test) clips of a measured set; a recording on the test side is in no training."""
+    rows = [i for i, clip in enumerate(clips) if clip["source"] == name]
+    tested = [i for i in rows if split is not None and is_test(clips[i], split)]
+    groups = {clips[i]["group"] for i in tested}
+    return [i for i in rows if clips[i]["group"] not in groups], tested
+
+
+def write_clips(out: Path, data: Path, clips: list[dict[str, str]], split: int | None) -> Path:
+    """The table of labelled clips that split k trains on."""
+    scores = np.load(out / "heard.npz")["scores"]
+    names = classes(data / "teachers")
+    columns = {label: names.index(label) for label in LABELS if label in names}
+    tested = {clip["group"] for clip in clips if split is not None and is_test(clip, split)}
+    rows = []
+    for clip, heard in zip(clips, scores, strict=True):
+        if clip["group"] in tested:
+            continue
+        told = {label: float(heard[column]) for label, column in columns.items()}
+        present, judged = judge(clip["source"], clip["category"], told)
+        if not judged:
+            continue
+        row = Row(
+            out / clip["path"],
+            labels=tuple(sorted(present)),
+            known=tuple(label for label in LABELS if label in judged),
+            group=clip["group"],
+        )
+        rows += [row] * (ESC10_COPIES if clip["source"] == "esc10" else 1)
+    path = out / "splits" / f"{split or 'all'}.csv"
+    path.parent.mkdir(exist_ok=True)
+    manifest.write(path, rows, root=out)
+    return path
+
+
+def sources() -> list[dict[str, str]]:
+    """Name and licence of everything the weights are made from, for config.json."""
+    return [{"name": name, "licence": licence} for name, licence in sounds.LICENCES.items()]

@@ -1,0 +1,161 @@
+"""Make the default tagger and measure it: one command from sounds to model card.
+
+    python benchmarks/default_tagger/run.py --data FOLDER --out FOLDER [--jobs 2] [--ship]
+
+FOLDER of --data holds esc10, urbansound8k, philharmonia_notes, speech_commands, fsdd,
+music_examples, text (AudioCaps captions) and teachers (YAMNet tflite). Needed besides audiossl:
+`pip install ai-edge-litert scikit-learn scipy tinysoundfont` (the last with --no-deps), `espeak-ng`
+in the PATH, and Debian's apt-get to download packages (nothing is installed). Every stage whose
+result is in the --out folder already is left out, so a run goes on where it was stopped.
+
+1. prepare.py     sounds, YAMNet's view of every clip, the bank of distillation
+2. distil         recipe tagger_distill on sounds of no fold -> runs/base
+3. for each split of protocol.py, and once for everything ("all"):
+   distil         recipe tagger_distill from runs/base, with the split's training folds
+   name           recipe tagger from there
+4. measure.py     accuracy, YAMNet's probe, calibration, unknown sounds, time -> numbers.json
+5. --ship         the model of everything, its head scaled by Platt's (a, b), with its card, to
+                  audiossl/pretrained/tagger
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import measure
+import numpy as np
+import protocol
+from card import ship
+from prepare import prepare, table
+
+from audiossl import recipe as recipes
+from audiossl.engine.train import fit
+
+SHARE_OF_OTHERS = 0.3  # of the sounds of no fold, heard again beside a split's folds
+BASE_STEPS, SPLIT_STEPS = 6000, 2000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Make the default tagger and measure it.")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--out", type=Path, required=True, help="folder for everything made here")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
+    parser.add_argument("--ship", action="store_true", help="put the model into the package")
+    arguments = parser.parse_args()
+    out = arguments.out.resolve()
+    prepare(arguments.data, out, arguments.jobs)
+    train_base(out, arguments.jobs)
+    with ProcessPoolExecutor(arguments.jobs) as pool:
+        splits = (*protocol.SPLITS, None)
+        list(pool.map(train_split, splits, [out] * 5, [arguments.data] * 5))
+    numbers = report(out, arguments.data)
+    (out / "numbers.json").write_text(json.dumps(numbers, indent=1) + "\n")
+    if arguments.ship:
+        ship(out / "runs" / "all" / "tagger" / "last", numbers, protocol.sources())
+
+
+def train_base(out: Path, threads: int) -> None:
+    """Distillation on the sounds that belong to no fold and no held-out package."""
+    folder = out / "runs" / "base"
+    if not (folder / "done").exists():
+        protocol.write_bank(out, "base", ["other"])
+        teach(out, "base", folder, BASE_STEPS, f"train.threads={threads}")
+
+
+def train_split(split: int | None, out: Path, data: Path) -> None:
+    """Distil with the split's training folds, then learn names; one thread."""
+    name = str(split or "all")
+    folder = out / "runs" / name
+    clips = table(out)
+    if not (folder / "distilled" / "done").exists():
+        embedding = np.load(out / "heard.npz")["embedding"]
+        experts = protocol.experts(embedding, clips, split)
+        parts = sorted({protocol.clip_part(clip) for clip in clips} - protocol.left_out(split))
+        protocol.write_bank(out, name, parts, {"other": SHARE_OF_OTHERS}, experts)
+        start = f"model.from={out / 'runs' / 'base' / 'last'}"
+        teach(out, name, folder / "distilled", SPLIT_STEPS, start, "train.threads=1")
+    if not (folder / "tagger" / "done").exists():
+        clips_table = protocol.write_clips(out, data, clips, split)
+        overrides = [
+            f"model.from={folder / 'distilled' / 'last'}",
+            f"data.train={clips_table}",
+            f"data.root={out}",
+            f"data.labels={json.dumps(protocol.LABELS)}",
+            "train.threads=1",
+        ]
+        train("tagger", folder / "tagger", overrides)
+
+
+def teach(out: Path, bank: str, folder: Path, steps: int, *overrides: str) -> None:
+    """Run the recipe of distillation on OUT/bank/`bank`."""
+    place = out / "bank" / bank
+    wanted = [f"method.teacher={place}", f"data.train={place}.csv", f"data.root={out}"]
+    train("tagger_distill", folder, [*wanted, f"train.steps={steps}", *overrides])
+
+
+def train(name: str, folder: Path, overrides: list[str]) -> None:
+    """Run a recipe of this package into `folder`."""
+    fit(recipes.load(name, [*overrides, f"out={folder}"]), overwrite=True)
+    (folder / "done").touch()
+
+
+def report(out: Path, data: Path) -> dict[str, Any]:
+    """Everything that is said about the tagger, from the four splits' models."""
+    clips, embedding = table(out), np.load(out / "heard.npz")["embedding"]
+    targets = measure.truth(out, data, clips)
+    result: dict[str, Any] = {"splits": {}}
+    logits, tested = {}, {}
+    for split in protocol.SPLITS:
+        folder = out / "runs" / str(split) / "tagger" / "last"
+        logits[split] = measure.answers(folder, out, clips)
+        tested[split] = [i for i, clip in enumerate(clips) if protocol.is_test(clip, split)]
+        result["splits"][split] = {
+            "head": measure.accuracy(logits[split], clips, split),
+            "yamnet_probe": measure.probe(embedding, clips, split),
+        }
+    scores = {}
+    for split in protocol.SPLITS:  # scaled by what the other three splits say
+        others = [k for k in protocol.SPLITS if k != split]
+        a, b = _platt(logits, targets, tested, others)
+        scores[split] = 1 / (1 + np.exp(-(a * logits[split] + b)))
+        result["splits"][split]["unknown"] = measure.unknown(scores[split], targets, clips, split)
+    result["mean"] = _means(result["splits"])
+    result["calibration"] = measure.reliability(
+        np.concatenate([scores[k][tested[k]] for k in protocol.SPLITS]),
+        np.concatenate([targets[tested[k]] for k in protocol.SPLITS]),
+    )
+    result["platt"] = _platt(logits, targets, tested, list(protocol.SPLITS))
+    result["milliseconds_10s"] = measure.milliseconds(out / "runs" / "all" / "tagger" / "last")
+    return result
+
+
+def _platt(logits: Any, targets: np.ndarray, tested: Any, splits: list[int]) -> tuple[float, float]:
+    return measure.platt(
+        np.concatenate([logits[k][tested[k]] for k in splits]),
+        np.concatenate([targets[tested[k]] for k in splits]),
+    )
+
+
+def _means(splits: dict[int, Any]) -> dict[str, Any]:
+    head = {
+        m.name: float(np.mean([s["head"][m.name] for s in splits.values()]))
+        for m in protocol.MEASURED
+    }
+    probe = {
+        m.name: {
+            c: float(np.mean([s["yamnet_probe"][m.name][c] for s in splits.values()]))
+            for c in splits[1]["yamnet_probe"][m.name]
+        }
+        for m in protocol.MEASURED
+    }
+    kinds = splits[1]["unknown"]
+    unknown = {k: float(np.mean([s["unknown"][k] for s in splits.values()])) for k in kinds}
+    return {"head": head, "yamnet_probe": probe, "unknown": unknown}
+
+
+if __name__ == "__main__":
+    main()

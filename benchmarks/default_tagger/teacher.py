@@ -1,0 +1,75 @@
+"""YAMNet as a teacher: what it gives for a log-mel patch of 96 frames.
+
+The model file takes spectrograms, (1, 96, 64), and is run by PyPI's `ai-edge-litert`. Its 1024-d
+embedding is an inner tensor, kept by `experimental_preserve_all_tensors`, in 8 bits.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from audiossl import frontend
+
+FRAMES, HOP = 96, 48  # of a patch, and from one patch to the next, in frames of 10 ms
+DIM, CLASSES = 1024, 521
+
+
+class Yamnet:
+    """`folder` holds yamnet_spectra_in.tflite and yamnet_class_map.csv."""
+
+    def __init__(self, folder: Path) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        self.interpreter = Interpreter(
+            str(folder / "yamnet_spectra_in.tflite"),
+            num_threads=1,
+            experimental_preserve_all_tensors=True,
+        )
+        self.interpreter.allocate_tensors()
+        details = self.interpreter.get_tensor_details()
+        inner = next(d for d in details if d["name"].endswith("reduce_mean"))
+        self.embedding, (self.scale, self.zero) = inner["index"], inner["quantization"]
+        self.input = self.interpreter.get_input_details()[0]["index"]
+        self.output = self.interpreter.get_output_details()[0]["index"]
+        self.frontend = frontend.build({"preset": "yamnet"})
+
+    def spec(self, wave: np.ndarray) -> np.ndarray:
+        """(samples,) at 16 kHz -> (mel, frames)."""
+        return self.frontend(torch.from_numpy(wave)[None])[0].numpy()
+
+    def patches(self, spec: np.ndarray, starts: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Embeddings (patches, 1024) and scores (patches, 521) of `spec` from each start on."""
+        embeddings = np.empty((len(starts), DIM), np.float32)
+        scores = np.empty((len(starts), CLASSES), np.float32)
+        for row, start in enumerate(starts):
+            patch = np.ascontiguousarray(spec[:, start : start + FRAMES].T[None])
+            self.interpreter.set_tensor(self.input, patch)
+            self.interpreter.invoke()
+            inner = self.interpreter.get_tensor(self.embedding).reshape(-1)
+            embeddings[row] = (inner.astype(np.float32) - self.zero) * self.scale
+            scores[row] = self.interpreter.get_tensor(self.output)[0]
+        return embeddings, scores
+
+    def clip(self, wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A whole clip -> its mean embedding (1024,) and its highest scores (521,).
+
+        Patches lie 48 frames apart; what is left at the end has a patch of its own when it is a
+        quarter of a hop or longer. A clip shorter than a patch is followed by zeros.
+        """
+        least = (FRAMES - 1) * 160 + 400
+        spec = self.spec(np.pad(wave, (0, max(0, least - len(wave)))))
+        starts = list(range(0, spec.shape[1] - FRAMES + 1, HOP))
+        if spec.shape[1] - FRAMES - starts[-1] > HOP // 4:
+            starts.append(spec.shape[1] - FRAMES)
+        embeddings, scores = self.patches(spec, starts)
+        return embeddings.mean(axis=0), scores.max(axis=0)
+
+
+def classes(folder: Path) -> list[str]:
+    """Display names of the 521 classes, in order."""
+    with (folder / "yamnet_class_map.csv").open(newline="", encoding="utf-8") as file:
+        return [row["display_name"] for row in csv.DictReader(file)]
