@@ -204,7 +204,7 @@ def _full_tail(windows: Iterator[Window], rate: int, seconds: float) -> Iterator
     size = round(seconds * rate)
     before: Window | None = None
     for window in windows:
-        if before is not None and len(window.wave) < size and window.start < before.end:
+        if before is not None and len(window.wave) < size and window.start <= before.end:
             overlap = round((before.end - window.start) * rate)
             joined = np.concatenate([before.wave, window.wave[overlap:]])[-size:]
             window = Window(window.end - len(joined) / rate, window.end, joined)
