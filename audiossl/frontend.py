@@ -196,14 +196,15 @@ class LogMel(nn.Module):
         nyquist = filter_rate / 2
         _check_spectrum(rate, mels, window, hop, n_fft, window_type, fmin, fmax, nyquist)
         check_positive(filter_rate=filter_rate, floor=floor, top_db=top_db)
-        for key, value, known in (("edges", edges, EDGES), ("mel_scale", mel_scale, SCALES)):
-            check_choice(key, value, known)
-        for key, value, known in (("norm", norm, NORMS), ("log", log, LOGS)):
-            check_choice(key, value, known)
+        check_choice("edges", edges, EDGES)
+        check_choice("mel_scale", mel_scale, SCALES)
+        check_choice("norm", norm, NORMS)
+        check_choice("log", log, LOGS)
         check_choice("power", power, (1.0, 2.0))
         self.clip = clip or Clip()
         self.preset: str | None = None
-        self.rate, self.mels, self.hop, self.n_fft = rate, mels, hop, n_fft
+        self.rate, self.mels = rate, mels
+        self.window, self.hop, self.n_fft = window, hop, n_fft
         self.hop_seconds = hop / rate
         self.edges, self.preemphasis, self.power = edges, preemphasis, power
         self.log, self.floor, self.top_db = log, floor, top_db
@@ -290,7 +291,7 @@ def _arguments(names: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(frontend: Fbank | LogMel, wave: Tensor, lengths: Sequence[int] | Tensor | None) -> Tensor:
-    if wave.dim() != 2 or not wave.is_floating_point():
+    if wave.dim() != 2 or len(wave) == 0 or not wave.is_floating_point():
         shape = tuple(wave.shape)
         raise ValueError(f"wave: expected floats (batch, samples), got {wave.dtype} {shape}")
     if lengths is not None:

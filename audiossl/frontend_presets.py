@@ -167,7 +167,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "laion_clap_fusion": {**_CLAP, **_HTK, "int16": True},
     "reclap": {**_CLAP, **_HTK, "int16": True},
     # microsoft/CLAP: over again to 5 s and 7 s. 2023 (HTSAT) takes no setting from its YAML file
-    # (50-8000 Hz there) but HTSAT's own, filters laid out for 32 kHz, on audio of 44.1 kHz
+    # (50-8000 Hz there) but HTSAT's own, filters laid out for 32 kHz, on audio of 44.1 kHz; a
+    # checkpoint's `logmel_extractor.melW` holds what it was trained with
     "msclap_2022": {
         **_TORCHLIBROSA,
         "rate": 44100,

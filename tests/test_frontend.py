@@ -327,6 +327,8 @@ def test_a_wave_of_the_wrong_form_is_refused() -> None:
         Fbank()(torch.zeros(400))
     with pytest.raises(ValueError, match="expected floats"):
         Fbank()(torch.zeros(1, 400, dtype=torch.int16))
+    with pytest.raises(ValueError, match="expected floats"):
+        Fbank()(torch.zeros(0, 400))
     with pytest.raises(ValueError, match="lengths"):
         Fbank()(torch.zeros(2, 400), [400])
     with pytest.raises(ValueError, match="lengths"):
