@@ -192,11 +192,12 @@ def convert(source: Path, out: Path, layout: str | None, labels_file: Any, quiet
     This is the only way in for .pt .pth .ckpt .bin: they are read in a process of their own, and
     whatever is not plain tensors is refused.
     """
-    from audiossl import convert as converter
     from audiossl.errors import OutputError
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} exists: give --out a new folder")
+    from audiossl import convert as converter
+
     overrides = {}
     if labels_file is not None:
         overrides["labels"] = [line.strip() for line in labels_file if line.strip()]
