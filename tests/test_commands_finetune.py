@@ -1,0 +1,187 @@
+"""`audiossl finetune` and `pretrain`, through the installed command."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import COMMAND, Runner
+
+from audiossl import recipe
+
+RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 clips of half a second in two subfolders, one name with a space, one with an umlaut."""
+    folder = tmp_path_factory.mktemp("two tones")
+    for label, pitch in (("high ü", 3000), ("low", 300)):
+        (folder / label).mkdir()
+        for i in range(6):
+            wave = 0.3 * np.sin(2 * np.pi * (pitch + 10 * i) * np.arange(RATE // 2) / RATE)
+            soundfile.write(folder / label / f"clip {i}.wav", wave, RATE)
+    return folder
+
+
+def test_a_run_tells_its_result_on_stdout_and_the_rest_on_stderr(
+    cli: Runner, tones: Path, tmp_path: Path
+) -> None:
+    args = ["tiny/supervised", f"data.train={tones}", "train.steps=4"]
+    done = cli("finetune", *args, "-o", "run one", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert record["run"] == "run one"
+    assert record["best"] == "run one/best"
+    assert record["steps"] == 4
+    assert record["stopped"] is None
+    assert "accuracy" in record["metrics"]
+    assert b"step 4/4" in done.stderr
+    facts = json.loads((tmp_path / "run one" / "run.json").read_text())
+    assert facts["command"][1:3] == ["finetune", "tiny/supervised"]
+
+    done = cli(
+        "tag", "--model", "run one/best", str(tones / "low"), "--format", "jsonl", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 6
+
+    done = cli("finetune", *args, "-o", "run one", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"run one holds a run" in done.stderr
+    done = cli("finetune", *args, "-o", "run one", "--resume", "-q", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    done = cli("pretrain", *args, "-o", "run one", "--on-exists", "overwrite", "-q", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_dry_run_prints_a_recipe_that_runs_and_writes_nothing(
+    cli: Runner, tones: Path, tmp_path: Path
+) -> None:
+    args = ["finetune", "tiny/supervised", f"data.train={tones}", "train.steps=3", "--dry-run"]
+    done = cli(*args, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert list(tmp_path.iterdir()) == []
+    text = done.stdout.decode()
+    assert text.splitlines()[-1] == "# parameters: 2,308 (2,242 in the encoder)"
+    got = recipe.loads(text, "tiny/supervised")
+    assert got == recipe.load("tiny/supervised", [f"data.train={tones}", "train.steps=3"])
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["tiny/supervised", "train.lrr=1"], 2, b"recipe train.lrr: unknown key"),
+        (["tiny/supervised", "method.losss=1"], 2, b"recipe method.losss: unknown key"),
+        (["tiny/nothing"], 2, b"no recipe 'tiny/nothing'"),
+        (["tiny/supervised"], 2, b"recipe data.train: missing"),
+        (["tiny/supervised", "data.train=nowhere"], 2, b"nowhere: No such file or directory"),
+        (["tiny/supervised", "data.train=.", "--device", "tpu9"], 2, b"--device tpu9"),
+        (["tiny/supervised", "data.train=.", "model.from=nowhere"], 5, b"nowhere"),
+        ([], 2, b"RECIPE"),
+    ],
+)  # fmt: skip
+def test_exit_codes(
+    cli: Runner, tones: Path, tmp_path: Path, args: list[str], code: int, message: bytes
+) -> None:
+    args = [arg.replace("data.train=.", f"data.train={tones}") for arg in args]
+    done = cli("finetune", *args, "-q", cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert done.stdout == b""
+    assert message in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_exit_codes_of_inputs_and_outputs(cli: Runner, tones: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad").mkdir()
+    for i in range(3):
+        (tmp_path / "bad" / f"{i}.wav").write_bytes(b"no audio")
+    (tmp_path / "file").write_text("in the way")
+    given = ["finetune", "tiny/supervised", "-q"]
+    labels = ["data.labels=[x]", "data.valid_fraction=0"]
+    table = tmp_path / "bad" / "t.csv"
+    table.write_text("path,labels\n0.wav,x\n1.wav,x\n2.wav,x\n")
+    done = cli(*given, f"data.train={table}", *labels, "-o", str(tmp_path / "a"))
+    assert done.returncode in (3, 4), done.stderr
+    assert b"3 of 3 files cannot be read" in done.stderr
+    done = cli(*given, f"data.train={tones}", "-o", str(tmp_path / "file"))
+    assert done.returncode == 6, done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def start(tones: Path, out: Path, *options: str) -> subprocess.Popen[bytes]:
+    """A long run, once its first checkpoint is there."""
+    command = [COMMAND, "finetune", "tiny/supervised", f"data.train={tones}", "-o", out]
+    steps = ["train.steps=100000", "train.eval_every=5", *options]
+    process = subprocess.Popen([*command, *steps], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not (out / "last" / "config.json").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_signal_saves_and_ends(tones: Path, tmp_path: Path, number: int, workers: int) -> None:
+    process = start(tones, tmp_path / "run", f"data.workers={workers}")
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, stderr
+    assert stdout == b""
+    assert b"Traceback" not in stderr
+    assert f"{signal.Signals(number).name}: saving after step" in stderr.decode()
+    step = int(stderr.decode().split("saving after step ")[1].split()[0])
+    assert (tmp_path / "run" / "checkpoints" / f"step-{step:08d}").is_dir()
+    config = json.loads((tmp_path / "run" / "last" / "config.json").read_text())
+    assert config["training"]["step"] == step
+
+
+def test_time_limit_and_max_steps_save_and_end_well(
+    cli: Runner, tones: Path, tmp_path: Path
+) -> None:
+    given = [
+        "finetune",
+        "tiny/supervised",
+        f"data.train={tones}",
+        "-o",
+        str(tmp_path / "run"),
+        "-q",
+    ]
+    done = cli(*given, "train.steps=100000", "--time-limit", "0.5")
+    record = json.loads(done.stdout)
+    assert (done.returncode, record["stopped"]) == (0, "time limit")
+    steps = record["steps"]
+    done = cli(*given, "train.steps=100000", "--resume", "--max-steps", str(steps + 3))
+    record = json.loads(done.stdout)
+    assert (record["steps"], record["stopped"]) == (steps + 3, None)
+
+
+def test_a_terminal_gets_a_live_line_and_words(tones: Path, tmp_path: Path) -> None:
+    command = [COMMAND, "finetune", "tiny/supervised", f"data.train={tones}", "train.steps=4"]
+    main, other = pty.openpty()
+    process = subprocess.Popen(
+        [*command, "-o", tmp_path / "run"], stdout=other, stderr=other,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    )  # fmt: skip
+    os.close(other)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(main, 65536)
+        except OSError:  # the other end is closed: on Linux that is EIO
+            break
+    assert process.wait(60) == 0
+    assert b"clips/s" in shown
+    assert b"best" in shown
+    assert b"{" not in shown.splitlines()[-6]
