@@ -1,7 +1,7 @@
 """The bank of distillation: segments of 3.855 s and what the teacher says about them.
 
-A segment holds 384 frames: seven of the teacher's patches, 48 frames apart. Clean segments cut every
-clip into pieces; the others are mixtures of up to three clips with changes of speed, filters, noise
+A segment holds 384 frames: seven of the teacher's patches, 48 frames apart. Clean segments cut
+every clip into pieces; the others are mixtures of up to three with changes of speed, filters, noise
 and gain, so that hours of sound become days. Each part of the bank (esc10-1, urbansound8k-2, ...)
 holds clips of one fold only, mixed with each other and with sounds of no fold, so a fold can be
 left out: labelled or not, not one sample of it is then heard.
