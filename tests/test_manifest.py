@@ -158,6 +158,8 @@ def test_targets_present_absent_unknown() -> None:
     ]
     expected = [[0, 1, 0], [0, 0, 0], [1, 0, -1], [-1, -1, -1]]
     np.testing.assert_array_equal(manifest.targets(rows, ["a", "b", "c"]), expected)
+    assert manifest.target(rows[0], {}).shape == (0,)
+    assert manifest.targets(rows, []).shape[1] == manifest.targets([], ["a"]).shape[0] == 0
     assert manifest.labels_of(rows) == ["a", "b", "elsewhere"]
 
 

@@ -23,7 +23,14 @@ import torch
 from audiossl import methods, recipe
 from audiossl.engine import checkpoint, job, train
 from audiossl.engine.log import Metrics, Silent
-from audiossl.errors import AudiosslError, InputError, ModelError, RecipeError, UsageError
+from audiossl.errors import (
+    AudiosslError,
+    InputError,
+    ModelError,
+    OutputError,
+    RecipeError,
+    UsageError,
+)
 from audiossl.methods import supervised
 from audiossl.model import load
 
@@ -145,7 +152,8 @@ MATRIX = {
 @pytest.mark.parametrize("overrides", MATRIX.values(), ids=MATRIX)
 def test_a_run_in_pieces_ends_with_the_same_bytes(fit: Fit, overrides: list[str]) -> None:
     """Stopped after 3 and after 7 updates: within the warm-up, and in the middle of a log line."""
-    overrides = [*overrides, "train.steps=12", "train.log_every=5", "train.warmup=4"]
+    overrides = [*overrides, "train.steps=12", "train.eval_every=4", "train.log_every=5"]
+    overrides.append("train.warmup=4")
     whole = fit("whole", *overrides).folder
     fit("pieces", *overrides, max_steps=3)
     fit("pieces", *overrides, max_steps=7, resume=True)
@@ -261,7 +269,7 @@ def test_a_failed_save_leaves_the_states_before(
 ) -> None:
     fit("run", "train.steps=6", "train.eval_every=2", max_steps=2)
     monkeypatch.setattr(checkpoint, "_write_json", _disk_full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OutputError, match="step-00000004: No space"):
         fit("run", "train.steps=6", "train.eval_every=2", resume=True)
     names = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
     assert names == ["step-00000002"]
@@ -493,3 +501,37 @@ def test_steps_and_evaluations_from_epochs(clips: Path) -> None:
     assert (many.steps, many.eval_every) == (1000, 20)
     given = prepared("train.steps=7", "train.eval_every=3")
     assert (given.steps, given.eval_every) == (7, 3)
+
+
+def test_a_full_disk_ends_with_exit_6_and_the_state_before(clips: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: weights still fit, the state does not."""
+    limited = """
+import resource, sys, torch
+from audiossl import recipe
+from audiossl.engine import train
+from audiossl.errors import OutputError
+torch.set_num_threads(1)
+limit = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    train.fit(recipe.load("tiny/supervised", sys.argv[2:]), resume=True)
+except OutputError as error:
+    sys.exit(f"{error.exit_code} {error.message}")
+"""
+    given = [
+        f"data.train={clips}",
+        f"out={tmp_path / 'run'}",
+        "train.steps=4",
+        "train.eval_every=2",
+    ]
+    train.fit(recipe.load("tiny/supervised", given), max_steps=2)
+    before = digests(tmp_path / "run")
+    command = [sys.executable, "-c", limited, "20000", *given]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1].startswith("6 "), done.stderr
+    assert "step-00000004" in done.stderr
+    after = digests(tmp_path / "run")
+    state = "checkpoints/step-00000002/state.safetensors"
+    assert after[state] == before[state]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
+    load(str(tmp_path / "run" / "last"))

@@ -89,11 +89,45 @@ class Stream(Sampler[list[Draw]]):
         return rng.choice(self.size, self.size, p=self.weights)
 
 
-class Clips(Dataset[dict[str, Any]]):
-    """Random crops of clips, for training.
+class _Decoded:
+    """Rows as waves at one rate: decoded when asked for, or once and kept."""
 
-    An item: wave (samples,) float32, target (classes,) float32 (1, 0, -1 unknown), index: the
-    row's number in its manifest.
+    def __init__(self, rows: Sequence[Row], labels: Sequence[str], rate: int) -> None:
+        self.rows, self.rate = list(rows), rate
+        self.columns = {label: i for i, label in enumerate(labels)}
+        self.cache: dict[int, np.ndarray] = {}
+        self.bad: dict[int, str] = {}  # place in rows -> why it cannot be read
+
+    def fill_cache(self) -> None:
+        """Decode every clip once and keep it as float16 (a clip of 10 s at 16 kHz: 320 kB)."""
+
+        def decode(row: Row) -> np.ndarray | str:
+            try:
+                return read_clip(row, self.rate).astype(np.float16)
+            except InputError as error:
+                return error.message
+
+        with ThreadPoolExecutor() as pool:
+            for place, clip in enumerate(pool.map(decode, self.rows)):
+                if isinstance(clip, str):
+                    self.bad[place] = clip
+                else:
+                    self.cache[place] = clip
+
+    def item(self, place: int, wave: np.ndarray, known: bool = True) -> dict[str, Any]:
+        """wave (samples,) float32, target (classes,) float32 (1, 0, -1 unknown), index: the row's
+        number in its manifest."""
+        row = self.rows[place]
+        target = manifest.target(row, self.columns)
+        if not known:
+            target[:] = manifest.UNKNOWN
+        values = {"wave": torch.from_numpy(wave), "target": torch.from_numpy(target)}
+        return {**values, "index": row.number}
+
+
+class Clips(_Decoded, Dataset[dict[str, Any]]):
+    """Random crops of clips, for training; items as `_Decoded.item` has them.
+
     A file that cannot be read is replaced by the next that can, and named under `skipped`.
     """
 
@@ -107,13 +141,10 @@ class Clips(Dataset[dict[str, Any]]):
         short: str = "repeat",
         augment: Augment | None = None,
     ) -> None:
-        self.rows, self.rate, self.seed = list(rows), rate, seed
-        self.samples = max(1, round(crop_seconds * rate))
-        self.targets = torch.from_numpy(manifest.targets(rows, labels))
+        super().__init__(rows, labels, rate)
+        self.samples, self.seed = max(1, round(crop_seconds * rate)), seed
         self.short, self.augment = short, augment or Augment()
-        self.cache: dict[int, np.ndarray] = {}
         self.seconds: dict[int, float] = {}
-        self.bad: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -121,63 +152,42 @@ class Clips(Dataset[dict[str, Any]]):
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         skipped = []
         for step in range(len(self)):
-            index = (draw.index + step) % len(self)
-            if index not in self.bad:
+            place = (draw.index + step) % len(self)
+            if place not in self.bad:
                 try:
-                    item = self.item(index, draw)
-                    return {**item, SKIPPED: skipped}
+                    return {**self.item(place, self._wave(place, draw)), SKIPPED: skipped}
                 except InputError as error:
-                    self.bad[index] = error.message
-            skipped.append((str(self.rows[index].path), self.bad[index]))
+                    self.bad[place] = error.message
+            skipped.append((str(self.rows[place].path), self.bad[place]))
         raise InputError(f"none of the {len(self)} files can be read: {skipped[0][1]}")
 
-    def item(self, index: int, draw: Draw) -> dict[str, Any]:
-        """Row `index` with this draw's crop and augmentation."""
+    def _wave(self, place: int, draw: Draw) -> np.ndarray:
+        """This draw's crop, augmented."""
         rng = draw.generator(self.seed)
-        wave = self.crop(index, rng.random())
-        wave = augment_wave(wave, self.augment, rng)
-        number = self.rows[index].number
-        return {"wave": torch.from_numpy(wave), "target": self.targets[index], "index": number}
-
-    def crop(self, index: int, share: float) -> np.ndarray:
-        """(samples,): a crop at `share` in [0, 1) of the places where it fits."""
-        clip = self.cache[index] if index in self.cache else self._decode(index, share)
+        share = rng.random()  # of the places where the crop fits
+        clip = self.cache[place] if place in self.cache else self._decode(place, share)
         start = int(share * (len(clip) - self.samples + 1)) if len(clip) > self.samples else 0
-        return fill(clip[start : start + self.samples].astype(np.float32), self.samples, self.short)
+        crop = clip[start : start + self.samples].astype(np.float32)
+        return augment_wave(fill(crop, self.samples, self.short), self.augment, rng)
 
-    def _decode(self, index: int, share: float) -> np.ndarray:
+    def _decode(self, place: int, share: float) -> np.ndarray:
         """The clip, or of a much longer one only the crop."""
-        row, length = self.rows[index], self.samples / self.rate
-        if index not in self.seconds:
-            self.seconds[index] = clip_seconds(row)
-        seconds = self.seconds[index]
+        row, length = self.rows[place], self.samples / self.rate
+        if place not in self.seconds:
+            self.seconds[place] = clip_seconds(row)
+        seconds = self.seconds[place]
         if seconds <= CROP_LIMIT * length:
             return read_clip(row, self.rate)
         start = (row.start or 0.0) + share * (seconds - length)
         return read_clip(replace(row, start=start, end=start + length), self.rate)
 
-    def fill_cache(self) -> None:
-        """Decode every clip once and keep it as float16 (a clip of 10 s at 16 kHz: 320 kB)."""
 
-        def decode(row: Row) -> np.ndarray | str:
-            try:
-                return read_clip(row, self.rate).astype(np.float16)
-            except InputError as error:
-                return error.message
-
-        with ThreadPoolExecutor() as pool:
-            for index, clip in enumerate(pool.map(decode, self.rows)):
-                if isinstance(clip, str):
-                    self.bad[index] = clip
-                else:
-                    self.cache[index] = clip
-
-
-class Windows(Dataset[dict[str, Any]]):
+class Windows(_Decoded, Dataset[dict[str, Any]]):
     """All windows of all clips one after another, for evaluation: nothing random.
 
-    Items as those of Clips; `index` is the row, so scores can be pooled by clip. A window of a file
-    that cannot be read is silent and its target unknown, and the file is named under `skipped`.
+    Items as `_Decoded.item` has them, so scores can be pooled by `index`. A window of a file that
+    cannot be read is silent, its target unknown, and the file is named under `skipped`. A rest of
+    less than half a window is left out.
     """
 
     def __init__(
@@ -188,52 +198,46 @@ class Windows(Dataset[dict[str, Any]]):
         window_seconds: float,
         short: str,
     ) -> None:
-        self.rows, self.rate, self.short = list(rows), rate, short
-        self.samples = max(1, round(window_seconds * rate))
-        self.targets = torch.from_numpy(manifest.targets(rows, labels))
-        self.bad: dict[int, str] = {}
+        super().__init__(rows, labels, rate)
+        self.samples, self.short = max(1, round(window_seconds * rate)), short
         self.last: tuple[int, np.ndarray] | None = None
         self.places = [
-            (index, start)
-            for index, row in enumerate(self.rows)
-            for start in range(
-                0, max(1, self._length(index, row) - self.samples // 2), self.samples
-            )
+            (place, start)
+            for place in range(len(self.rows))
+            for start in range(0, max(1, self._length(place) - self.samples // 2), self.samples)
         ]
 
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, place: int) -> dict[str, Any]:
-        index, start = self.places[place]
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        place, start = self.places[number]
         wave = np.zeros(self.samples, np.float32)
         try:
-            clip = self._clip(index)
-            wave = fill(clip[start : start + self.samples], self.samples, self.short)
+            part = self._clip(place)[start : start + self.samples]
+            wave = fill(part.astype(np.float32), self.samples, self.short)
         except InputError as error:
-            self.bad[index] = error.message
-        bad = index in self.bad
-        target = torch.full_like(self.targets[index], -1) if bad else self.targets[index]
-        row = self.rows[index]
-        skipped = [(str(row.path), self.bad[index])] if bad else []
-        item = {"wave": torch.from_numpy(wave), "target": target, "index": row.number}
-        return {**item, SKIPPED: skipped}
+            self.bad[place] = error.message
+        bad = place in self.bad
+        skipped = [(str(self.rows[place].path), self.bad[place])] if bad else []
+        return {**self.item(place, wave, known=not bad), SKIPPED: skipped}
 
-    def _clip(self, index: int) -> np.ndarray:
+    def _clip(self, place: int) -> np.ndarray:
         """The windows of a clip come one after another: it is decoded once."""
-        if index in self.bad:
-            raise InputError(self.bad[index])
-        if self.last is None or self.last[0] != index:
-            self.last = (index, read_clip(self.rows[index], self.rate))
+        if place in self.bad:
+            raise InputError(self.bad[place])
+        if place in self.cache:
+            return self.cache[place]
+        if self.last is None or self.last[0] != place:
+            self.last = (place, read_clip(self.rows[place], self.rate))
         return self.last[1]
 
-    def _length(self, index: int, row: Row) -> int:
+    def _length(self, place: int) -> int:
         try:
-            seconds = clip_seconds(row)
+            return round(clip_seconds(self.rows[place]) * self.rate)
         except InputError as error:
-            self.bad[index] = error.message
-            seconds = 0.0
-        return round(seconds * self.rate)
+            self.bad[place] = error.message
+            return 0
 
 
 class Skips:

@@ -116,16 +116,22 @@ def labels_of(rows: Iterable[Row]) -> list[str]:
     return sorted({label for row in rows for label in row.labels})
 
 
+def target(row: Row, columns: Mapping[str, int]) -> np.ndarray:
+    """(classes,) float32 of a row: 1 present, 0 absent, -1 unknown; other labels are left out.
+
+    columns: the place of each class.
+    """
+    values = np.full(len(columns), UNKNOWN if row.known else 0.0, np.float32)
+    values[[columns[name] for name in row.known if name in columns]] = 0
+    values[[columns[name] for name in row.labels if name in columns]] = 1
+    return values
+
+
 def targets(rows: Sequence[Row], labels: Sequence[str]) -> np.ndarray:
-    """(rows, classes) float32: 1 present, 0 absent, -1 unknown; other labels are left out."""
-    column = {label: i for i, label in enumerate(labels)}
-    table = np.zeros((len(rows), len(labels)), np.float32)
-    for i, row in enumerate(rows):
-        if row.known:
-            table[i] = UNKNOWN
-            table[i, [column[name] for name in row.known if name in column]] = 0
-        table[i, [column[name] for name in row.labels if name in column]] = 1
-    return table
+    """(rows, classes) float32: `target` of each row."""
+    columns = {label: i for i, label in enumerate(labels)}
+    found = [target(row, columns) for row in rows]
+    return np.array(found, np.float32).reshape(len(rows), len(columns))
 
 
 def split(

@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from audiossl.atomic import atomic_write
-from audiossl.errors import ModelError
+from audiossl.errors import ModelError, OutputError
 from audiossl.hub import sha256
 
 TENSORS, FACTS, MANIFEST = "state.safetensors", "state.json", "manifest.json"
@@ -40,20 +41,26 @@ def write(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, 
         packed = save({name: _alone(value) for name, value in tensors.items()})
         with atomic_write(working / TENSORS) as file:
             file.write(packed)
-        _write_json(working / FACTS, facts)
+        _write_json(working / FACTS, {**facts, **_bits()})
         _write_json(working / MANIFEST, {name: sha256(working / name) for name in (TENSORS, FACTS)})
         shutil.rmtree(final, ignore_errors=True)
         os.replace(working, final)
         _sync(folder)
-    except BaseException:
+    except OSError as error:
+        raise OutputError(f"{final}: {error.strerror or error}") from error
+    finally:
         shutil.rmtree(working, ignore_errors=True)
-        raise
     return final
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` states."""
-    for path in _states(folder)[keep:]:
+def prune(folder: Path, newest: Path, keep: int) -> None:
+    """Remove all but `newest` and the `keep - 1` states before it.
+
+    Later ones were left by a run that went back to an earlier state, because they were damaged.
+    """
+    states = _states(folder)
+    place = states.index(newest)
+    for path in (*states[:place], *states[place + keep :]):
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -62,13 +69,18 @@ def read_newest(
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """(tensors, facts) of the newest whole state; None when there is none at all.
 
-    A damaged state is named through `warn` and the one before it taken. Raises ModelError when all
-    are damaged.
+    A damaged state is named through `warn` and the one before it taken; `warn` also hears when the
+    last bits may come out differently here. Raises ModelError when all are damaged.
     """
     states = _states(folder)
     for path in states:
         try:
-            return _read(path)
+            tensors, facts = _read(path)
+            for name, value in _bits().items():
+                if facts.get(name) != value:
+                    was = f"{name} {value} instead of {facts.get(name)}"
+                    warn(f"warning: {was}: the last bits of the weights may differ")
+            return tensors, facts
         except (OSError, ValueError, SafetensorError) as error:
             warn(f"checkpoint {path.name} is damaged ({error}): going back to the one before")
     if states:
@@ -76,21 +88,27 @@ def read_newest(
     return None
 
 
-def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state as tensors `NUMBER.key`; its rates follow from the step."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{number}.{key}": torch.as_tensor(value)
-        for number, values in state.items()
-        for key, value in values.items()
-        if value is not None
-    }
+def pack(method: nn.Module, ema: nn.Module | None, optimizer: Optimizer) -> dict[str, Tensor]:
+    """All tensors of a run: `method.*`, `ema.*` and, by parameter number, `optimizer.N.*`."""
+    tensors = {f"method.{name}": value for name, value in method.state_dict().items()}
+    if ema is not None:
+        tensors |= {f"ema.{name}": value for name, value in ema.state_dict().items()}
+    for number, values in optimizer.state_dict()["state"].items():
+        for key, value in values.items():
+            if value is not None:  # SGD without momentum
+                tensors[f"optimizer.{number}.{key}"] = torch.as_tensor(value)
+    return tensors
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Undo `flatten_optimizer`."""
+def unpack(
+    tensors: dict[str, Tensor], method: nn.Module, ema: nn.Module | None, optimizer: Optimizer
+) -> None:
+    """Undo `pack`. The optimiser's rates are not stored: they follow from the step."""
+    method.load_state_dict(select(tensors, "method."))
+    if ema is not None:
+        ema.load_state_dict(select(tensors, "ema."))
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
+    for name, value in select(tensors, "optimizer.").items():
         number, _, key = name.partition(".")
         state.setdefault(int(number), {})[key] = value
     groups = optimizer.state_dict()["param_groups"]
@@ -121,6 +139,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _alone(value: Tensor) -> Tensor:
     """A copy: safetensors takes neither shared memory (tied weights) nor channels-last layout."""
     return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _bits() -> dict[str, Any]:
+    """What the last bits of a sum depend on, apart from the numbers."""
+    return {"threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from audiossl import methods
 from audiossl.data import manifest
 from audiossl.data.loader import Clips, Windows
 from audiossl.data.manifest import Row
-from audiossl.errors import RecipeError
+from audiossl.errors import ModelError, RecipeError
 from audiossl.hub import ModelConfig
 from audiossl.model import Model, load
 from audiossl.recipe import Recipe
@@ -139,7 +139,10 @@ def build_model(recipe: Recipe, rows: Sequence[Row] = ()) -> Model:
     )
     if old is not None:
         config.training["from"] = old.name
-    model = Model(config)
+    try:
+        model = Model(config)
+    except (TypeError, ValueError, ModelError) as error:
+        raise RecipeError(f"recipe model: {error}") from error
     if start is not None:
         model.encoder.load_state_dict(start.encoder.state_dict())
         if model.head is not None and start.head is not None and _same_head(config, start.config):
@@ -154,12 +157,15 @@ def _with_clips(
     crop = data.crop_seconds or model.config.window_seconds or CROP_SECONDS
     _check_labels(labels, train_rows)
     train = Clips(train_rows, labels, model.rate, crop, recipe.train.seed, data.short, data.augment)
+    valid = Windows(valid_rows, labels, model.rate, crop, data.short) if valid_rows else None
     if data.cache == "memory":
         train.fill_cache()
-    valid = Windows(valid_rows, labels, model.rate, crop, data.short) if valid_rows else None
+        if valid is not None:
+            valid.fill_cache()
     weights = manifest.balanced_weights(train_rows, labels) if data.balanced else None
     rows = [*train_rows, *valid_rows]
-    bad = [(str(train_rows[index].path), why) for index, why in train.bad.items()]
+    bad = [(str(clips.rows[i].path), why) for clips in (train, valid) if clips is not None
+           for i, why in clips.bad.items()]  # fmt: skip
     return Job(
         recipe, model, method, train, valid, weights, bad, len(rows), manifest.fingerprint(rows)
     )

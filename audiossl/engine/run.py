@@ -24,7 +24,7 @@ import torch
 import audiossl
 from audiossl import recipe as recipes
 from audiossl.atomic import atomic_write
-from audiossl.errors import OutputError, UsageError
+from audiossl.errors import AudiosslError, OutputError, UsageError
 from audiossl.model import parameters
 from audiossl.recipe import Recipe
 
@@ -84,19 +84,40 @@ def replaced(folder: Path) -> Iterator[Path]:
     Two renames: for a moment `folder` is not there, but it is never half of the old and the new.
     """
     new, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
-    for path in (new, old):
-        shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(new, ignore_errors=True)
+    if old.exists() and not folder.exists():
+        old.rename(folder)  # a run was killed between the two renames
     try:
         new.mkdir(parents=True)
         yield new
+        shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
         new.rename(folder)
     except OSError as error:
         raise OutputError(f"{folder}: {error.strerror}") from error
     finally:
-        for path in (new, old):
-            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        elif old.exists():
+            old.rename(folder)
+
+
+def not_finite(
+    folder: Path, step: int, loss: float, norm: float, index: list[int]
+) -> AudiosslError:
+    """Name the batch of a diverged update in a file; the error that ends the run."""
+    path = folder / f"not-finite-{step:08d}.json"
+    facts = {"step": step, "loss": str(loss), "grad_norm": str(norm), "index": index}
+    with atomic_write(path) as file:
+        file.write(json.dumps(facts).encode("ascii"))
+    return AudiosslError(
+        f"step {step}: the loss is {loss} and the gradient's norm {norm}: training has diverged"
+        " (a lower train.lr, a longer train.warmup or train.clip may help); the batch is named in"
+        f" {path}, the last good state is kept",
+        code="not-finite",
+    )
 
 
 def _check_same(path: Path, recipe: Recipe) -> None:

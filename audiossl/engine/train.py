@@ -26,7 +26,6 @@ One process is one stream of draws; several would take turns in the same stream.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +34,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audiossl.atomic import atomic_write
 from audiossl.data.loader import SKIPPED, Skips, Stream, train_loader
 from audiossl.engine import checkpoint, run
 from audiossl.engine.job import Job, prepare, seed_all
@@ -43,7 +41,7 @@ from audiossl.engine.log import Metrics, Silent, Watch
 from audiossl.engine.optim import Ema, build_optimizer, schedule, set_learning_rate
 from audiossl.engine.signals import Stop
 from audiossl.engine.validate import evaluate, to_device
-from audiossl.errors import AudiosslError, RecipeError
+from audiossl.errors import RecipeError
 from audiossl.model import save_model
 from audiossl.recipe import Recipe
 
@@ -205,7 +203,7 @@ class Loop:
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.train.clip or math.inf))
         # fp16 overflows by design: its scaler then leaves the update out and lowers itself.
         if not math.isfinite(loss) or not (math.isfinite(norm) or self.scaler.is_enabled()):
-            raise self._not_finite(loss, norm, index)
+            raise run.not_finite(self.folder, self.progress.step, loss, norm, index)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -214,19 +212,6 @@ class Loop:
         if self.ema is not None:
             self.ema.update(self.method.model)
         return norm
-
-    def _not_finite(self, loss: float, norm: float, index: list[int]) -> AudiosslError:
-        step = self.progress.step
-        path = self.folder / f"not-finite-{step:08d}.json"
-        facts = {"step": step, "drawn": self.progress.drawn, "loss": str(loss), "norm": str(norm)}
-        with atomic_write(path) as file:
-            file.write(json.dumps({**facts, "index": index}).encode("ascii"))
-        return AudiosslError(
-            f"step {step}: the loss is {loss} and the gradient's norm {norm}: training has"
-            f" diverged (a lower train.lr, a longer train.warmup or train.clip may help); the batch"
-            f" is named in {path}, the last good state is kept",
-            code="not-finite",
-        )
 
     def _log(self, values: dict[str, float], rate: float) -> None:
         progress = self.progress
@@ -276,15 +261,11 @@ class Loop:
         """The state to go on from, and the model as it is (as `best` too, if none is judged)."""
         if self.job.valid is None:
             self.progress.best_step = self.progress.step
-        tensors = {f"method.{name}": value for name, value in self.method.state_dict().items()}
-        if self.ema is not None:
-            tensors |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
-        flat = checkpoint.flatten_optimizer(self.optimizer)
-        tensors |= {f"optimizer.{name}": value for name, value in flat.items()}
+        tensors = checkpoint.pack(self.method, self.ema, self.optimizer)
         facts = {"progress": vars(self.progress), "scaler": self.scaler.state_dict()}
         states = self.folder / run.CHECKPOINTS
-        checkpoint.write(states, self.progress.step, tensors, facts)
-        checkpoint.prune(states, self.train.keep_checkpoints)
+        newest = checkpoint.write(states, self.progress.step, tensors, facts)
+        checkpoint.prune(states, newest, self.train.keep_checkpoints)
         with self._kept_weights():
             self._save_model(run.LAST)
             if self.job.valid is None:
@@ -299,12 +280,11 @@ class Loop:
     def restore(self) -> None:
         """Go on from the newest whole state, if there is one."""
         found = checkpoint.read_newest(self.folder / run.CHECKPOINTS, self.watch.say)
-        if found is not None:
+        if found is None:
+            self.watch.say("no checkpoint to go on from: this is the beginning")
+        else:
             tensors, facts = found
-            self.method.load_state_dict(checkpoint.select(tensors, "method."))
-            if self.ema is not None:
-                self.ema.load_state_dict(checkpoint.select(tensors, "ema."))
-            checkpoint.restore_optimizer(self.optimizer, checkpoint.select(tensors, "optimizer."))
+            checkpoint.unpack(tensors, self.method, self.ema, self.optimizer)
             self.scaler.load_state_dict(facts["scaler"])
             self.progress = Progress(**facts["progress"])
         self.metrics.cut_after(self.progress.step)
