@@ -47,7 +47,10 @@ NanPolicy = Literal["error", "zero"]
 
 DEFAULT_LIMITS = Limits()
 BLOCK_SECONDS = 10.0
-BLOCK_VALUES = 1 << 22  # samples of all channels in a block, whatever its seconds: 16 MiB
+MAX_BLOCK = 1 << 22  # source samples in a block, whatever its seconds: 16 MiB
+# Decoded, mixed and resampled at once, while they are in the processor's cache.
+CHUNK_VALUES = 1 << 16  # samples of all channels
+MIN_CHUNK = 1 << 12  # frames
 # Beyond it a sample is no sound but a damaged number: its power in a spectrum is Inf in float32.
 MAX_MAGNITUDE = 1e15
 QUALITY = "HQ"  # soxr: aliases below -140 dB, and as fast as the next lower ones
@@ -91,8 +94,9 @@ class AudioStream:
         self._zero = nan == "zero"
         self._limits = limits
         self._decoded = 0
-        self._frames = max(1, round(block_seconds * self.info.rate))
-        self._frames = max(1, min(self._frames, BLOCK_VALUES // self.info.channels))
+        self._block = max(1, min(round(block_seconds * self.info.rate), MAX_BLOCK))
+        chunk = max(MIN_CHUNK, CHUNK_VALUES // self.info.channels)
+        self._chunk = min(self._block, chunk)
         self._resampler = (
             None if self.rate == self.info.rate else _Resampler(self.info.rate, self.rate)
         )
@@ -103,24 +107,43 @@ class AudioStream:
         return self._decoded / self.info.rate
 
     def __iter__(self) -> Iterator[np.ndarray]:
+        parts: list[np.ndarray] = []
+        begun = self._decoded
+        try:
+            for piece in self.pieces():
+                parts.append(piece)
+                # What comes through a pipe may be live: nothing is held back to fill a block.
+                if self._decoded - begun >= self._block or self._file.size is None:
+                    yield _joined(parts)
+                    parts, begun = [], self._decoded
+        except InputError:  # what came before it is given first
+            if parts:
+                yield _joined(parts)
+            raise
+        if parts:
+            yield _joined(parts)
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        """The same samples as by iteration, as they come: in pieces of a fraction of a second."""
+        resampler = self._resampler
+        if resampler is None:
+            for mono in self._mono():
+                yield mono.copy()  # the decoder uses its memory again
+            return
         failure: InputError | None = None
         try:
             for mono in self._mono():
-                block = self._resampler.feed(mono) if self._resampler else mono
-                if len(block):
-                    yield block
-        except InputError as error:  # what came before it is complete but for the resampler's tail
+                yield from resampler.feed(mono)
+        except InputError as error:
             failure = error
-        if self._resampler:
-            if len(block := self._resampler.finish()):
-                yield block
-            if failure is None and not self._resampler.given:
-                failure = InputError(f"shorter than a sample at {self.rate} Hz", code="empty")
+        yield from resampler.finish()
+        if failure is None and not resampler.given:
+            failure = InputError(f"shorter than a sample at {self.rate} Hz", code="empty")
         if failure is not None:
             raise failure
 
     def _mono(self) -> Iterator[np.ndarray]:
-        """Blocks at the source's rate, checked."""
+        """Chunks at the source's rate, checked."""
         while len(block := self._read()):
             good, failure = self._checked(block)
             self._decoded += len(good)
@@ -137,13 +160,15 @@ class AudioStream:
 
     def _read(self) -> np.ndarray:
         try:
-            return self._decoder.read(self._frames)
+            return self._decoder.read(self._chunk)
         except OSError as error:
             raise unreadable(error) from error
 
     def _checked(self, block: np.ndarray) -> tuple[np.ndarray, InputError | None]:
         """(frames, channels) -> its good beginning as mono, and what is wrong behind that."""
         mono = _mixed(block)
+        if self._decoder.integer:
+            return mono, None
         if mono.min() >= -MAX_MAGNITUDE and mono.max() <= MAX_MAGNITUDE:  # not so with a NaN
             return mono, None
         if self._zero:
@@ -173,19 +198,26 @@ class _Resampler:
         self._taken = 0
         self.given = 0
 
-    def feed(self, block: np.ndarray) -> np.ndarray:
+    def feed(self, block: np.ndarray) -> Iterator[np.ndarray]:
         self._taken += len(block)
-        out = self._soxr.resample_chunk(block)
-        self.given += len(out)
-        return out
+        return self._give(self._soxr.resample_chunk(block))
 
-    def finish(self) -> np.ndarray:
+    def finish(self) -> Iterator[np.ndarray]:
         """The tail, cut or filled with silence to the exact length."""
         source_rate, rate = self._rates
         exact = (2 * self._taken * rate + source_rate) // (2 * source_rate)
         tail = self._soxr.resample_chunk(np.zeros(0, np.float32), last=True)
-        wanted = max(0, exact - self.given)
-        return np.pad(tail[:wanted], (0, max(0, wanted - len(tail))))
+        yield from self._give(tail[: max(0, exact - self.given)])
+        yield from self._give(np.zeros(exact - self.given, np.float32))
+
+    def _give(self, piece: np.ndarray) -> Iterator[np.ndarray]:
+        self.given += len(piece)
+        if len(piece):
+            yield piece
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _mixed(block: np.ndarray) -> np.ndarray:
@@ -275,8 +307,7 @@ def read(
     with stream(
         source, rate, block_seconds=block_seconds, nan=nan, limits=limits, raw=raw
     ) as blocks:
-        parts = list(blocks)
-        return (parts[0] if len(parts) == 1 else np.concatenate(parts)), blocks.rate
+        return _joined(list(blocks.pieces())), blocks.rate
 
 
 def info(

@@ -132,9 +132,13 @@ class Decoder(Protocol):
     """Samples of one open sound, from its start to its end."""
 
     info: AudioInfo
+    integer: bool  # samples come from whole numbers: none can be NaN or Inf
 
     def read(self, frames: int) -> np.ndarray:
-        """The next samples: (n, channels) float32, 0 < n <= frames; n == 0 at the end."""
+        """The next samples: (n, channels) float32, 0 < n <= frames; n == 0 at the end.
+
+        The array may be used for the next ones again.
+        """
         ...
 
     def problem(self, decoded: int) -> InputError | None:

@@ -29,6 +29,7 @@ class PcmDecoder:
     ) -> None:
         frames = None if data_bytes is None else data_bytes // raw.frame_bytes
         self.info = AudioInfo(container, raw.subtype, raw.rate, raw.channels, frames)
+        self.integer = not raw.encoding.startswith("f")
         self._file = file
         self._raw = raw
         self._left = None if frames is None else frames * raw.frame_bytes

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from audiossl import ogg
 from audiossl.containers import mp3_frames
 from audiossl.errors import InputError
 from audiossl.formats import AudioInfo, truncated, unsupported
 from audiossl.sources import ENDLESS, File, Pipe, Readable, unreadable
 
-CHUNK_VALUES = 1 << 15  # samples of all channels a call: what a damaged file loses at most
-MPEG_FRAME = 1152  # samples; encoders and decoders may differ by one frame
+MPEG1_FRAME = 1152  # samples; of MPEG-2, which has the rates below, half
+MPEG1_RATE = 32000
 # libsndfile seeks to an Ogg file's end; FLAC and MP3 also go through a pipe as they come.
 FORWARD_ONLY = ("FLAC", "MP3")
 NOT_IMPLEMENTED = (4, 18)  # libsndfile's codes for an encoding that it does not have
@@ -79,6 +80,9 @@ class SndfileDecoder:
         file = self._forward(file)
         self._file = file
         self._failed = False
+        self._ended = False
+        self._decoded = 0
+        self._block = np.empty((0, 1), np.float32)  # kept: fresh memory costs page faults
         self._callbacks = None if isinstance(file, File) else _Callbacks(file)
         self._sound = self._open(file)
         if isinstance(file, Pipe) and file.endless:
@@ -86,6 +90,7 @@ class SndfileDecoder:
         sound = self._sound
         frames = sound.frames if self._exact and sound.frames < ENDLESS // 1024 else None
         self.info = AudioInfo(sound.format, sound.subtype, sound.samplerate, sound.channels, frames)
+        self.integer = container == "FLAC"
 
     def _forward(self, file: Readable) -> Readable:
         """`file` in the way that libsndfile can be trusted with it."""
@@ -115,30 +120,32 @@ class SndfileDecoder:
             ) from error
 
     def read(self, frames: int) -> np.ndarray:
-        """(n, channels) float32; what came before a damage is given, then the end."""
-        channels = self.info.channels
-        block = np.empty((frames, channels), np.float32)
-        chunk = max(1, CHUNK_VALUES // channels)
-        filled = 0
-        with self._quiet():
-            while filled < frames and not self._failed:
-                part = block[filled : filled + chunk]
-                count = self._read_into(part)
-                filled += count
-                if count < len(part):
-                    break
-        self._raise_callback_error()
-        return block[:filled]
+        """(n, channels) float32, valid until the next call; what came before a damage is given."""
+        if len(self._block) < frames:
+            self._block = np.empty((frames, self.info.channels), np.float32)
+        block = self._block[:frames]
+        count = 0
+        if not self._ended:
+            with self._quiet():
+                count = self._read_into(block)
+            self._ended = count < frames
+            self._decoded += count
+            self._raise_callback_error()
+        return block[:count]
 
-    def _read_into(self, part: np.ndarray) -> int:
+    def _read_into(self, block: np.ndarray) -> int:
         try:
-            return len(self._sound.read(out=part))
+            return len(self._sound.read(out=block))
         except soundfile.LibsndfileError:
             self._failed = True
+        try:
+            return max(0, self._sound.tell() - self._decoded)
+        except soundfile.LibsndfileError:
             return 0
 
     def problem(self, decoded: int) -> InputError | None:
-        return self._shortfall(decoded) or self._missing
+        lost = ogg.damage(self._file) if self._container == "OGG" else None
+        return lost or self._shortfall(decoded) or self._missing
 
     def _shortfall(self, decoded: int) -> InputError | None:
         claimed = self.info.frames
@@ -146,14 +153,19 @@ class SndfileDecoder:
             return (
                 InputError(f"damaged after {decoded} frames", "corrupt") if self._failed else None
             )
-        tolerance = MPEG_FRAME if self._container == "MP3" else 0
-        if not self._failed and claimed - decoded <= tolerance:
+        if claimed - decoded <= self._tolerance():
             return None
         if self._failed and not self._at_end():
             return InputError(
                 f"damaged: header says {claimed} frames, {decoded} decoded", code="corrupt"
             )
         return truncated(claimed, decoded)
+
+    def _tolerance(self) -> int:
+        """Frames that may lack of what is claimed: encoders of MP3 don't all count alike."""
+        if self._container != "MP3":
+            return 0
+        return MPEG1_FRAME if self.info.rate >= MPEG1_RATE else MPEG1_FRAME // 2
 
     def _at_end(self) -> bool:
         """Whether the decoder had read all there is when it failed."""

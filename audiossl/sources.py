@@ -51,9 +51,9 @@ class Readable(Protocol):
 class File(io.FileIO):
     """A regular file, unbuffered. `fileno` can be handed to a library."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, size: int) -> None:
         super().__init__(descriptor, "rb")
-        self.size = os.fstat(descriptor).st_size or None  # files of /proc have content and size 0
+        self.size = size or None  # files of /proc have content and size 0
 
 
 class Buffer:
@@ -197,12 +197,13 @@ def _open_path(path: str) -> File:
         raise unreadable(error) from error
     except ValueError as error:  # a NUL in the name
         raise InputError("no such file: its name holds a NUL", code="missing") from error
+    status = os.fstat(descriptor)
     try:
-        _refuse_special(os.fstat(descriptor).st_mode)
+        _refuse_special(status.st_mode)
     except InputError:
         os.close(descriptor)
         raise
-    return File(descriptor)
+    return File(descriptor, status.st_size)
 
 
 def _open_stdin() -> File | Buffer | Pipe:
@@ -221,9 +222,7 @@ def _open_descriptor(number: int) -> File | Buffer | Pipe:
         descriptor = os.dup(number)
     except OSError as error:
         raise unreadable(error) from error
-    if _file_at_start(descriptor):
-        return File(descriptor)
-    return Pipe(io.FileIO(descriptor, "rb"), owned=True)
+    return _file_at_start(descriptor) or Pipe(io.FileIO(descriptor, "rb"), owned=True)
 
 
 def _open_object(file: BinaryIO) -> File | Buffer | Pipe:
@@ -239,18 +238,22 @@ def _reopened(file: Any) -> File | None:
     """A regular file that stands at its start, through a descriptor of its own."""
     with contextlib.suppress(OSError, AttributeError):  # BytesIO has no descriptor
         descriptor = os.dup(file.fileno())
-        if _file_at_start(descriptor):
-            return File(descriptor)
+        if opened := _file_at_start(descriptor):
+            return opened
         os.close(descriptor)
     return None
 
 
-def _file_at_start(descriptor: int) -> bool:
-    regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
-    return regular and os.lseek(descriptor, 0, os.SEEK_CUR) == 0
+def _file_at_start(descriptor: int) -> File | None:
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and os.lseek(descriptor, 0, os.SEEK_CUR) == 0:
+        return File(descriptor, status.st_size)
+    return None
 
 
 def _refuse_special(mode: int) -> None:
+    if stat.S_ISREG(mode):
+        return
     for is_kind, what in _KINDS:
         if is_kind(mode):
             raise InputError(what, code="not-a-file")

@@ -49,6 +49,8 @@ def open_video(file: Readable, container: str) -> Decoder:
 
 
 class _AvDecoder:
+    integer = False
+
     def __init__(self, av: Any, file: Readable, container: str) -> None:
         self._av = av
         self._failure: InputError | None = None
