@@ -219,7 +219,7 @@ def _download(name: HubName, commit: str, file: RemoteFile, incoming: Path) -> N
     from huggingface_hub import hf_hub_download
 
     for again in (False, True):
-        path = Path(
+        with _asking_the_disk(incoming.parent):
             hf_hub_download(
                 name.id,
                 file.name,
@@ -229,8 +229,7 @@ def _download(name: HubName, commit: str, file: RemoteFile, incoming: Path) -> N
                 library_name="audiossl",
                 library_version=audiossl.__version__,
             )
-        )
-        found = _digest(path, file.kind)
+        found = _digest(incoming / file.name, file.kind)
         if found == file.digest:
             return
     raise ModelError(
@@ -275,7 +274,9 @@ def _convert(name: HubName, listing: Listing, incoming: Path, made: Path) -> str
 @contextlib.contextmanager
 def _hushed() -> Iterator[None]:
     """Without the client's own remarks: what matters is said once, in one line, by this program."""
-    client = logging.getLogger("huggingface_hub")
+    from huggingface_hub.utils import logging as client_logging  # sets its level on import
+
+    client = client_logging.get_logger()
     level = client.level
     client.setLevel(logging.ERROR)
     try:
@@ -284,6 +285,17 @@ def _hushed() -> Iterator[None]:
             yield
     finally:
         client.setLevel(level)
+
+
+@contextlib.contextmanager
+def _asking_the_disk(place: Path) -> Iterator[None]:
+    """Not everything that fails on a full disk says so: look at the disk."""
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "errno", None) is None and shutil.disk_usage(place).free < LITTLE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise
 
 
 @contextlib.contextmanager
@@ -301,7 +313,7 @@ def _explained(name: HubName, cache: Path) -> Iterator[None]:
         raise
     except Exception as error:  # two major versions of the client raise different families
         number = getattr(error, "errno", None)
-        if number in FULL or shutil.disk_usage(_existing(cache)).free < LITTLE:
+        if number in FULL:
             raise OutputError(
                 f"{name}: no room in {cache}: make some, or {hub_cache.HINT}"
             ) from error
@@ -368,7 +380,3 @@ def _endpoint() -> str:
 
 def _host() -> str:
     return urlsplit(_endpoint()).netloc or _endpoint()
-
-
-def _existing(path: Path) -> Path:
-    return path if path.exists() or path == path.parent else _existing(path.parent)
