@@ -135,7 +135,7 @@ class TrainSection:
     """Updates between two training lines of metrics.jsonl."""
     eval_every: Count | None = None
     """Updates between two evaluations; default: once an epoch."""
-    monitor: Literal["loss", "map", "auroc", "dprime", "ece", "accuracy"] | None = None
+    monitor: Literal["loss", "map", "auroc", "dprime", "ece", "top_ece", "accuracy"] | None = None
     """What `best/` is best in; default: map with labels, else loss."""
     keep_checkpoints: Annotated[int, Range(low=2, high=1000)] = 2
     """Full states kept for --resume."""

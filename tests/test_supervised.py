@@ -102,7 +102,7 @@ def test_unknown_targets_give_no_gradient_and_no_nan(loss: Any) -> None:
     method = Method(model("softmax" if loss == "ce" else "sigmoid"), Config(loss=loss)).train()
     value, values = method.loss(batch([[-1.0, -1.0, -1.0]] * 2))
     value.backward()
-    assert float(value) == float(values["weight"]) == 0
+    assert value.item() == values["weight"].item() == 0
     for parameter in method.parameters():
         assert parameter.grad is None or not parameter.grad.any()
     value, _ = method.loss(batch([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))

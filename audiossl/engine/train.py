@@ -46,7 +46,7 @@ from audiossl.model import save_model
 from audiossl.recipe import Recipe
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-SMALLER_IS_BETTER = ("loss", "ece")
+SMALLER_IS_BETTER = ("loss", "ece", "top_ece")
 
 
 @dataclass

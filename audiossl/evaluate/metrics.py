@@ -87,6 +87,8 @@ def top_calibration_error(scores: ArrayLike, targets: ArrayLike, bins: int = BIN
     """The same for exclusive labels: the highest score of a clip against its being right."""
     scores, targets = _arrays(scores, targets)
     labelled = (targets > 0).any(1)
+    if not labelled.any():
+        return math.nan
     scores, targets = scores[labelled], targets[labelled]
     best = scores.argmax(1)[:, None]
     right = np.take_along_axis(targets > 0, best, axis=1)
@@ -97,7 +99,7 @@ def top_calibration_error(scores: ArrayLike, targets: ArrayLike, bins: int = BIN
 def summary(scores: ArrayLike, targets: ArrayLike) -> dict[str, float]:
     """What an evaluation reports; values that have no meaning for these targets are left out.
 
-    accuracy only where every labelled clip has one label; dprime is that of the mean area.
+    accuracy and top_ece only where no clip has several labels; dprime is that of the mean area.
     """
     scores, targets = _arrays(scores, targets)
     area = _mean(auroc(scores, targets))
@@ -109,6 +111,7 @@ def summary(scores: ArrayLike, targets: ArrayLike) -> dict[str, float]:
     }
     if ((targets > 0).sum(1) <= 1).all():
         values["accuracy"] = accuracy(scores, targets)
+        values["top_ece"] = top_calibration_error(scores, targets)
     return {name: float(value) for name, value in values.items() if math.isfinite(value)}
 
 
