@@ -13,6 +13,10 @@ _W64_RIFF = bytes.fromhex("72696666 2e91 cf11 a5d6 28db04c10000")
 
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"fLaC", "FLAC"),
+    (28, b"\x7fFLAC", "OGG-FLAC"),
+    (28, b"Speex   ", "OGG-SPEEX"),
+    (28, b"\x80theora", "OGG-VIDEO"),
+    (28, b"fishead\0", "OGG-VIDEO"),
     (0, b"OggS", "OGG"),
     (0, b"caff", "CAF"),
     (0, b".snd", "AU"),
@@ -79,7 +83,7 @@ def _riff(head: bytes) -> str | None:
 
 def _magic(head: bytes) -> str | None:
     for offset, magic, kind in _MAGIC:
-        if head.startswith(magic, offset):
+        if head.startswith(magic, offset) and (offset != 28 or head.startswith(b"OggS")):
             return kind
     transport = len(head) > 376 and head[0] == head[188] == head[376] == 0x47
     return "MPEG-TS" if transport else None

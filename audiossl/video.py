@@ -30,6 +30,9 @@ DEMUXERS = {
     "WAVPACK": "wv",
     "APE": "ape",
     "TTA": "tta",
+    "OGG-FLAC": "ogg",
+    "OGG-SPEEX": "ogg",
+    "OGG-VIDEO": "ogg",
 }
 
 # A container's length may be that of the picture, or rounded: only what lacks more is cut.
