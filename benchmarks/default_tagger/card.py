@@ -14,6 +14,7 @@ from labels import LABELS
 
 import audiossl
 from audiossl.model import load, save_model
+from audiossl.tagging import THRESHOLD
 
 PACKAGE = Path(audiossl.__file__).parent / "pretrained" / "tagger"
 LICENCE = "CC BY-NC 4.0"
@@ -62,7 +63,7 @@ def card(numbers: dict[str, Any], sources: list[dict[str, str]], weights: int) -
             "",
             ", ".join(f"`{label}`" for label in LABELS) + ".",
             "",
-            "`Bird`, `Cat` and `Thunder` are known from YAMNet's scores only; `Piano`, `Organ`,"
+            "`Bird` and `Thunder` are known mostly from YAMNet's scores; `Piano`, `Organ`,"
             " `Accordion`, `Harp`, `Trumpet`, `Violin, fiddle` and `Marimba, xylophone` mostly from"
             " two General MIDI soundfonts.",
             "",
@@ -128,10 +129,10 @@ def _limits(numbers: dict[str, Any]) -> list[str]:
     return [
         "## What it does not know",
         "",
-        f"Share of unknown sounds that get no score above 0.5: {shares} (formulas: noise, tones,"
-        " sweeps, hum, clicks, silence; held-out packages: game and teaching sounds in which YAMNet"
-        " hears none of the labels). A clip without a score above 0.5 is best read as `nothing I"
-        " know`.",
+        f"Share of unknown sounds that get no score above {THRESHOLD}: {shares} (formulas: noise,"
+        " tones, sweeps, hum, clicks, silence; held-out packages: game and teaching sounds in which"
+        " YAMNet hears none of the labels). This is the threshold of `audiossl tag`: a clip without"
+        " a score above it is best read as `nothing I know`.",
         "",
         f"A clip of 10 s takes {numbers['milliseconds_10s']:.0f} ms of CPU on one core, frontend"
         " included, on the machine that made this card.",

@@ -23,10 +23,10 @@ from teacher import classes
 from audiossl.data import manifest
 from audiossl.data.manifest import Row
 from audiossl.model import load
+from audiossl.tagging import THRESHOLD
 
 REGULARISATION = (1.0, 0.1, 0.01, 0.001)  # C of the probe; 1 is scikit-learn's default
 BINS = 10  # of the reliability table
-THRESHOLD = 0.5  # a clip with no score above it is "nothing I know"
 
 
 def answers(model_folder: Path, out: Path, clips: list[dict[str, str]]) -> np.ndarray:
@@ -102,7 +102,7 @@ def reliability(scores: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
             said, true = float(score[chosen].mean()), float(target[chosen].mean())
             error += chosen.mean() * abs(said - true)
             table.append({"pairs": int(chosen.sum()), "said": said, "true": true})
-    top = score >= THRESHOLD
+    top = score >= 0.5
     return {
         "ece": float(error),
         "ece_above_half": float(abs(score[top].mean() - target[top].mean())) if top.any() else None,
@@ -113,7 +113,7 @@ def reliability(scores: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
 def unknown(
     scores: np.ndarray, targets: np.ndarray, clips: list[dict[str, str]], split: int
 ) -> dict[str, float]:
-    """Share of unknown sounds that get no score above one half."""
+    """Share of unknown sounds with no score above `audiossl tag`'s threshold: "nothing I know"."""
     formulas = [
         i for i, c in enumerate(clips) if c["source"] == "silence" and protocol.is_test(c, split)
     ]

@@ -21,6 +21,7 @@ result is in the --out folder already is left out, so a run goes on where it was
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -36,7 +37,7 @@ from audiossl import recipe as recipes
 from audiossl.engine.train import fit
 
 SHARE_OF_OTHERS = 0.3  # of the sounds of no fold, heard again beside a split's folds
-BASE_STEPS, SPLIT_STEPS = 6000, 2000
+BASE_STEPS, SPLIT_STEPS = 6000, 4000
 
 
 def main() -> None:
@@ -47,10 +48,13 @@ def main() -> None:
     parser.add_argument("--ship", action="store_true", help="put the model into the package")
     arguments = parser.parse_args()
     out = arguments.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    lock = (out / "lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)  # a second run in this folder waits for the first
     prepare(arguments.data, out, arguments.jobs)
     train_base(out, arguments.jobs)
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        splits = (*protocol.SPLITS, None)
+        splits = (None, *protocol.SPLITS)
         list(pool.map(train_split, splits, [out] * 5, [arguments.data] * 5))
     numbers = report(out, arguments.data)
     (out / "numbers.json").write_text(json.dumps(numbers, indent=1) + "\n")

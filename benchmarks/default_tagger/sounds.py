@@ -65,6 +65,23 @@ SOUNDFONTS = {
     "fluid-soundfont-gm": "usr/share/sounds/sf2/FluidR3_GM.sf2",
     "timgm6mb-soundfont": "usr/share/sounds/sf2/TimGM6mb.sf2",
 }
+NAMED = {  # package: beginnings of the names of its files that tell what is heard
+    "sonic-pi-samples": {
+        **dict.fromkeys(("drum_cymbal_", "drum_splash_"), "Cymbal"),
+        **dict.fromkeys(("drum_bass_", "drum_heavy_", "drum_roll", "drum_snare_"), "Drum"),
+        **dict.fromkeys(("drum_tom_", "bd_", "sn_", "tabla_", "loop_tabla"), "Drum"),
+        **dict.fromkeys(("loop_amen", "loop_breakbeat"), "Drum"),
+        **{"guit_": "Guitar", "ambi_piano": "Piano", "misc_crow": "Bird"},
+    },
+    "scratch": {
+        **{"BabyCry": "Baby cry, infant cry", "Dog": "Dog", "Rooster": "Chicken, rooster"},
+        **{"Sneeze": "Sneeze", "Bird": "Bird", "Owl": "Bird", "Goose": "Bird", "Duck": "Bird"},
+        **{"CymbalCrash": "Cymbal", "RideCymbal": "Cymbal", "Drum": "Drum", "Guitar": "Guitar"},
+        **{"Trumpet": "Trumpet", "Xylo": "Marimba, xylophone", "xylo": "Marimba, xylophone"},
+    },
+    "searchandrescue-data": {"thunder_": "Thunder", "helicopter_engine_": "Helicopter"},
+    "minetest-data": {"fire_fire": "Fire", "fire_small": "Fire", "fire_large": "Fire"},
+}
 LICENCES = {  # of a package: what its copyright file says of its sounds, or of the whole
     "ESC-10": "CC BY 3.0 (clips CC0, CC BY 3.0, Sampling+)",
     "UrbanSound8K": "CC BY-NC 3.0",
@@ -160,7 +177,16 @@ def unlabelled(data: Path, packages: Path) -> Iterator[Clip]:
         )
         random.Random(1).shuffle(paths)
         for path in paths[: package.files]:
-            yield Clip(path, package.name, package.category, 0, path.name, package.seconds)
+            category = category_of(package, path.name)
+            yield Clip(path, package.name, category, 0, path.name, package.seconds)
+
+
+def category_of(package: Package, name: str) -> str:
+    """What the file's name says, or else its package."""
+    for start, label in NAMED.get(package.name, {}).items():
+        if name.startswith(start):
+            return label
+    return package.category
 
 
 def speak(data: Path, folder: Path, clips: int) -> Iterator[Clip]:
