@@ -29,13 +29,16 @@ REGULARISATION = (1.0, 0.1, 0.01, 0.001)  # C of the probe; 1 is scikit-learn's 
 BINS = 10  # of the reliability table
 
 
-def answers(model_folder: Path, out: Path, clips: list[dict[str, str]]) -> np.ndarray:
-    """Logits (clips, labels) of whole clips."""
+def answers(
+    model_folder: Path, out: Path, clips: list[dict[str, str]], rows: list[int]
+) -> np.ndarray:
+    """Logits (clips, labels) of whole clips; NaN for those that are not among `rows`."""
+    torch.set_num_threads(1)  # clips are short: processes help, threads do not
     model = load(str(model_folder))
-    logits = np.empty((len(clips), len(LABELS)), np.float32)
+    logits = np.full((len(clips), len(LABELS)), np.nan, np.float32)
     with torch.inference_mode():
-        for row, clip in enumerate(clips):
-            wave = soundfile.read(out / clip["path"], dtype="float32")[0]
+        for row in rows:
+            wave = soundfile.read(out / clips[row]["path"], dtype="float32")[0]
             wave = np.pad(wave, (0, max(0, 400 - len(wave))))  # one frame at least
             logits[row] = model(torch.from_numpy(wave)[None])[0].numpy()
     return logits
@@ -88,6 +91,16 @@ def truth(out: Path, data: Path, clips: list[dict[str, str]]) -> np.ndarray:
         present, judged = judge(clip["source"], clip["category"], told)
         rows.append(Row(Path(clip["path"]), labels=tuple(present), known=tuple(judged) or ("?",)))
     return manifest.targets(rows, LABELS)
+
+
+def by_hand(targets: np.ndarray, clips: list[dict[str, str]]) -> np.ndarray:
+    """Only what people judged: ESC-10's and UrbanSound8K's own ten labels on their own clips."""
+    result = np.full_like(targets, -1)
+    for measured in MEASURED:
+        columns = [LABELS.index(label) for label in measured.labels.values()]
+        place = np.ix_([i for i, c in enumerate(clips) if c["source"] == measured.name], columns)
+        result[place] = targets[place]
+    return result
 
 
 def reliability(scores: np.ndarray, targets: np.ndarray) -> dict[str, Any]:

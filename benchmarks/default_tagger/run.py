@@ -56,7 +56,7 @@ def main() -> None:
     with ProcessPoolExecutor(arguments.jobs) as pool:
         splits = (None, *protocol.SPLITS)
         list(pool.map(train_split, splits, [out] * 5, [arguments.data] * 5))
-    numbers = report(out, arguments.data)
+    numbers = report(out, arguments.data, arguments.jobs)
     (out / "numbers.json").write_text(json.dumps(numbers, indent=1) + "\n")
     if arguments.ship:
         ship(out / "runs" / "all" / "tagger" / "last", numbers, protocol.sources())
@@ -107,20 +107,27 @@ def train(name: str, folder: Path, overrides: list[str]) -> None:
     (folder / "done").touch()
 
 
-def report(out: Path, data: Path) -> dict[str, Any]:
-    """Everything that is said about the tagger, from the four splits' models."""
+def measure_split(split: int, out: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """Logits of the split's test clips (clips, labels), and the accuracies."""
     clips, embedding = table(out), np.load(out / "heard.npz")["embedding"]
+    tested = [i for i, clip in enumerate(clips) if protocol.is_test(clip, split)]
+    folder = out / "runs" / str(split) / "tagger" / "last"
+    logits = measure.answers(folder, out, clips, tested)
+    head = measure.accuracy(logits, clips, split)
+    return logits, {"head": head, "yamnet_probe": measure.probe(embedding, clips, split)}
+
+
+def report(out: Path, data: Path, jobs: int) -> dict[str, Any]:
+    """Everything that is said about the tagger, from the four splits' models."""
+    clips = table(out)
     targets = measure.truth(out, data, clips)
-    result: dict[str, Any] = {"splits": {}}
-    logits, tested = {}, {}
-    for split in protocol.SPLITS:
-        folder = out / "runs" / str(split) / "tagger" / "last"
-        logits[split] = measure.answers(folder, out, clips)
-        tested[split] = [i for i, clip in enumerate(clips) if protocol.is_test(clip, split)]
-        result["splits"][split] = {
-            "head": measure.accuracy(logits[split], clips, split),
-            "yamnet_probe": measure.probe(embedding, clips, split),
-        }
+    with ProcessPoolExecutor(jobs) as pool:
+        done = list(pool.map(measure_split, protocol.SPLITS, [out] * len(protocol.SPLITS)))
+    logits = {split: one for split, (one, _) in zip(protocol.SPLITS, done, strict=True)}
+    result: dict[str, Any] = {
+        "splits": {split: one for split, (_, one) in zip(protocol.SPLITS, done, strict=True)}
+    }
+    tested = {k: np.flatnonzero(np.isfinite(logits[k][:, 0])) for k in protocol.SPLITS}
     scores = {}
     for split in protocol.SPLITS:  # scaled by what the other three splits say
         others = [k for k in protocol.SPLITS if k != split]
@@ -128,10 +135,10 @@ def report(out: Path, data: Path) -> dict[str, Any]:
         scores[split] = 1 / (1 + np.exp(-(a * logits[split] + b)))
         result["splits"][split]["unknown"] = measure.unknown(scores[split], targets, clips, split)
     result["mean"] = _means(result["splits"])
-    result["calibration"] = measure.reliability(
-        np.concatenate([scores[k][tested[k]] for k in protocol.SPLITS]),
-        np.concatenate([targets[tested[k]] for k in protocol.SPLITS]),
-    )
+    said = np.concatenate([scores[k][tested[k]] for k in protocol.SPLITS])
+    for name, true in (("calibration", measure.by_hand(targets, clips)), ("all_pairs", targets)):
+        true = np.concatenate([true[tested[k]] for k in protocol.SPLITS])
+        result[name] = measure.reliability(said, true)
     result["platt"] = _platt(logits, targets, tested, list(protocol.SPLITS))
     result["milliseconds_10s"] = measure.milliseconds(out / "runs" / "all" / "tagger" / "last")
     return result
