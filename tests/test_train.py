@@ -6,7 +6,6 @@ import hashlib
 import json
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -94,7 +93,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_a_whole_run_learns_and_its_folder_says_everything(fit: Fit, clips: Path) -> None:
-    result = fit("run", "train.epochs=25")
+    result = fit("run", "train.epochs=25", "train.eval_every=20")
     folder = result.folder
     assert result.steps == job.prepare(recipe.load(str(folder / "recipe.yaml"))).steps
     assert result.stopped is None
@@ -118,9 +117,9 @@ def test_a_whole_run_learns_and_its_folder_says_everything(fit: Fit, clips: Path
 
 
 def test_the_same_seed_gives_the_same_bytes_another_seed_others(fit: Fit) -> None:
-    first, second = fit("a").folder, fit("b").folder
+    first, second = fit("a", "train.steps=6").folder, fit("b", "train.steps=6").folder
     assert digests(first) == digests(second)
-    other = fit("c", "train.seed=1").folder
+    other = fit("c", "train.steps=6", "train.seed=1").folder
     assert digests(other)["last/model.safetensors"] != digests(first)["last/model.safetensors"]
 
 
@@ -151,12 +150,12 @@ MATRIX = {
 
 @pytest.mark.parametrize("overrides", MATRIX.values(), ids=MATRIX)
 def test_a_run_in_pieces_ends_with_the_same_bytes(fit: Fit, overrides: list[str]) -> None:
-    """Stopped after 3 and after 7 updates: within the warm-up, and in the middle of a log line."""
-    overrides = [*overrides, "train.steps=12", "train.eval_every=4", "train.log_every=5"]
+    """Stopped after 3 and after 6 updates: within the warm-up, and in the middle of a log line."""
+    overrides = [*overrides, "train.steps=8", "train.eval_every=4", "train.log_every=5"]
     overrides.append("train.warmup=4")
     whole = fit("whole", *overrides).folder
     fit("pieces", *overrides, max_steps=3)
-    fit("pieces", *overrides, max_steps=7, resume=True)
+    fit("pieces", *overrides, max_steps=6, resume=True)
     pieces = fit("pieces", *overrides, resume=True).folder
     assert digests(pieces) == digests(whole)
 
@@ -190,15 +189,12 @@ def kill_and_resume(arguments: list[str], kills: int, seed: int) -> None:
     folder = Path(arguments[1].removeprefix("out="))
     rng = random.Random(seed)
     for _ in range(kills):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         before = set(folder.glob("checkpoints/*"))
-        deadline = time.monotonic() + 60
-        while set(folder.glob("checkpoints/*")) <= before and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        time.sleep(rng.random() * 0.4)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            while set(folder.glob("checkpoints/*")) <= before and process.poll() is None:
+                time.sleep(0.005)
+            time.sleep(rng.random() * 0.4)
+            process.kill()
     subprocess.run(command, check=True)
 
 
