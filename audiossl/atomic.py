@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -31,7 +32,8 @@ def atomic_write(path: str | os.PathLike[str], needed: int | None = None) -> Ite
     for the message. Raises OutputError, for a full disk in whatever words a library says it.
     """
     target = Path(os.path.realpath(path))
-    if _is_special(target):
+    mode = _mode(target)
+    if mode and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         with _told(target, target, needed), open(target, "wb") as file:
             yield file
         return
@@ -51,13 +53,14 @@ def atomic_path(path: str | os.PathLike[str], needed: int | None = None) -> Iter
 
 @contextlib.contextmanager
 def _replacing(target: Path, needed: int | None) -> Iterator[Path]:
-    if target.is_dir():
+    mode = _mode(target)
+    if mode and stat.S_ISDIR(mode):
         raise OutputError(f"cannot write {target}: it is a folder")
     # Short, since the target's own name may already be as long as names can be.
     temporary = target.parent / f".audiossl-{secrets.token_hex(6)}{target.suffix[:16]}"
     try:
         with _told(target, temporary, needed):
-            _create(temporary, like=target)
+            _create(temporary, mode)
             yield temporary
             os.replace(temporary, target)
     except BaseException:
@@ -72,17 +75,16 @@ def _replacing(target: Path, needed: int | None) -> Iterator[Path]:
 def _told(target: Path, written: Path, needed: int | None) -> Iterator[None]:
     """Turn what goes wrong with writing to `written` into an OutputError about `target`.
 
-    Full disks come as OSError with and without errno (NumPy), RuntimeError (torch), LibsndfileError
-    and SafetensorError, so words don't tell: the disk is asked, while the partial file is there.
+    Full disks come as OSError with and without errno (NumPy), SafetensorError, RuntimeError (torch)
+    and LibsndfileError, which says no more than that: so the disk is asked, while the partial file
+    is still there.
     """
     try:
         yield
     except (AudiosslError, BrokenPipeError):
         raise
     except Exception as error:
-        number = error.errno if isinstance(error, OSError) else None
-        if number is None:
-            number = _refusal(written)
+        number = _number(error) or _refusal(written)
         if number in FULL:
             raise OutputError(_full_message(target, written, number, needed)) from error
         if not isinstance(error, OSError) or error.errno is None:
@@ -90,6 +92,14 @@ def _told(target: Path, written: Path, needed: int | None) -> Iterator[None]:
         if error.filename not in (None, str(written), str(target)):
             raise
         raise OutputError(f"cannot write {target}: {error.strerror}") from error
+
+
+def _number(error: Exception) -> int | None:
+    """The system's number of an error; Rust's libraries have it only in their words."""
+    if isinstance(error, OSError):
+        return error.errno
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if told else None
 
 
 def _refusal(written: Path) -> int | None:
@@ -107,23 +117,25 @@ def _full_message(target: Path, written: Path, number: int | None, needed: int |
     wanted = f"{needed} bytes needed" if needed else f"more than {size} bytes needed"
     if number == errno.EFBIG:
         return f"cannot write {target}: {wanted}, beyond the limit on a file's size (ulimit -f)"
+    message = f"cannot write {target}: the disk is full: {wanted}"
     with contextlib.suppress(OSError):
         space = os.statvfs(target.parent)
-        free = space.f_bavail * space.f_frsize + size  # the partial file goes away
-        return f"cannot write {target}: the disk is full: {wanted}, {free} free"
-    return f"cannot write {target}: the disk is full: {wanted}"
+        message += f", {space.f_bavail * space.f_frsize + size} free"  # the partial file goes away
+    return message
 
 
-def _create(temporary: Path, like: Path) -> None:
-    """An empty file with the permissions of the one that it will replace."""
-    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
-    os.close(os.open(temporary, flags, 0o666))
-    if like.exists():
-        os.chmod(temporary, stat.S_IMODE(like.stat().st_mode))
+def _create(temporary: Path, mode: int | None) -> None:
+    """An empty file with the permissions of the one that it will replace, if any."""
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    if mode is not None:
+        os.chmod(temporary, stat.S_IMODE(mode))
 
 
-def _is_special(target: Path) -> bool:
-    return target.exists() and not target.is_file() and not target.is_dir()
+def _mode(target: Path) -> int | None:
+    """Kind and permissions, None where nothing is yet (or nothing can be)."""
+    with contextlib.suppress(OSError):
+        return target.stat().st_mode
+    return None
 
 
 def _sync(path: Path) -> None:

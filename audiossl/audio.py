@@ -25,7 +25,7 @@ from audiossl.formats import AudioInfo, Decoder, Limits, RawFormat
 from audiossl.pcm import MISCOUNT_BYTES, PcmDecoder
 from audiossl.pcm_headers import PCM_CONTAINERS, read_header
 from audiossl.sndfile import SndfileDecoder
-from audiossl.sources import STDIN, Readable, open_source, unreadable
+from audiossl.sources import STDIN, Pipe, Readable, open_source, unreadable
 from audiossl.windows import Window, windows
 
 __all__ = [
@@ -256,7 +256,7 @@ def stream(
         raise UsageError(f"nan={nan!r}: error or zero")
     file = open_source(source)
     try:
-        decoder = PcmDecoder(file, raw, "RAW") if raw else _decoder(file)
+        decoder = _pcm(file, raw, "RAW") if raw else _decoder(file)
         limits.check(decoder.info)
         return AudioStream(decoder, file, rate, block_seconds, nan, limits)
     except OSError as error:
@@ -277,10 +277,13 @@ def _decoder(file: Readable) -> Decoder:
     start = file.tell()
     if header.raw is None:
         return SndfileDecoder(file, container, _missing(file, start, header.data_bytes))
-    forget = getattr(file, "forget", None)
-    if forget:
-        forget()
-    return PcmDecoder(file, header.raw, container, header.data_bytes)
+    return _pcm(file, header.raw, container, header.data_bytes)
+
+
+def _pcm(file: Readable, raw: RawFormat, container: str, data_bytes: int | None = None) -> Decoder:
+    if isinstance(file, Pipe):
+        file.forget()
+    return PcmDecoder(file, raw, container, data_bytes)
 
 
 def _missing(file: Readable, start: int, data_bytes: int | None) -> InputError | None:

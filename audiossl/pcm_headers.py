@@ -203,7 +203,7 @@ def _aiff(file: Readable) -> PcmHeader:
 
 def _aiff_bytes(file: Readable, layout: RawFormat | None, frames: int, size: int) -> int | None:
     if layout is None:
-        return None
+        return _claimed_32(file, max(0, size))
     claims = [frames * layout.frame_bytes, size]
     believed = [claim for claim in claims if _claimed_32(file, max(0, claim))]
     return min(believed) if believed else _rest_or_none(file, file.tell())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -56,7 +57,9 @@ class _Callbacks:
         try:
             return self._file.seek(offset, whence)
         except BaseException as error:
-            self.error = error
+            # A pipe has no back; libsndfile goes there only after damage, to tell where it is.
+            if getattr(error, "errno", None) != errno.ESPIPE:
+                self.error = error
             return -1
 
     def tell(self) -> int:
@@ -80,6 +83,7 @@ class SndfileDecoder:
         file = self._forward(file)
         self._file = file
         self._failed = False
+        self._cut = False
         self._ended = False
         self._decoded = 0
         self._block = np.empty((0, 1), np.float32)  # kept: fresh memory costs page faults
@@ -138,6 +142,7 @@ class SndfileDecoder:
             return len(self._sound.read(out=block))
         except soundfile.LibsndfileError:
             self._failed = True
+            self._cut = self._at_end()
         try:
             return max(0, self._sound.tell() - self._decoded)
         except soundfile.LibsndfileError:
@@ -155,7 +160,7 @@ class SndfileDecoder:
             )
         if claimed - decoded <= self._tolerance():
             return None
-        if self._failed and not self._at_end():
+        if self._failed and not self._cut:
             return InputError(
                 f"damaged: header says {claimed} frames, {decoded} decoded", code="corrupt"
             )
@@ -170,7 +175,7 @@ class SndfileDecoder:
     def _at_end(self) -> bool:
         """Whether the decoder had read all there is when it failed."""
         size = self._file.size
-        return size is None or self._file.tell() >= size
+        return not self._file.read(1) if size is None else self._file.tell() >= size
 
     def _raise_callback_error(self) -> None:
         error = self._callbacks.error if self._callbacks else None

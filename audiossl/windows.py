@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
 from audiossl.errors import InputError, UsageError
+
+MAX_DENOMINATOR = 1_000_000  # of seconds: a hop is taken as the nearest such fraction
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,9 @@ def windows(
         yield from _whole(blocks, rate)
         return
     size = round(window_seconds * rate)
-    hop = (window_seconds if hop_seconds is None else hop_seconds) * rate
+    # As a fraction: 0.1 s is then 2205 samples at 22.05 kHz, however many hops have been made.
+    hop = window_seconds if hop_seconds is None else hop_seconds
+    hop = Fraction(hop).limit_denominator(MAX_DENOMINATOR) * rate
     if size < 1 or hop < 1:
         raise UsageError(f"a window of {window_seconds} s every {hop_seconds} s at {rate} Hz")
     buffer = _Buffer()

@@ -177,7 +177,7 @@ def _bytes(data: bytes) -> Callable[[Path], object]:
     return lambda path: path.write_bytes(data)
 
 
-def _wav(
+def wav(
     rate: int = RATE, channels: int = 1, samples: bytes = bytes(3200), tag: int = 1, bits: int = 16
 ) -> bytes:
     block = channels * bits // 8
@@ -190,7 +190,7 @@ def _wav(
 def _floats(value: float) -> bytes:
     wave = sound(1)
     wave[len(wave) // 2] = value
-    return _wav(samples=wave.tobytes(), tag=3, bits=32)
+    return wav(samples=wave.tobytes(), tag=3, bits=32)
 
 
 def _huge_flac(path: Path) -> None:
@@ -206,7 +206,7 @@ def _sparse(path: Path) -> None:
 
 
 def _unreadable(path: Path) -> None:
-    path.write_bytes(_wav())
+    path.write_bytes(wav())
     path.chmod(0)
 
 
@@ -244,16 +244,16 @@ SPECIALS: dict[str, tuple[str, str, Callable[[Path], object]]] = {
     "odd-zip.ogg": ("must_fail", "an archive", _bytes(b"PK\x03\x04" + bytes(400))),
     "odd-sparse-4-gb.wav": ("must_fail", "4 GiB of nothing", _sparse),
     "odd-frames-2-36.flac": ("must_fail", "a header that asks for 256 GiB", _huge_flac),
-    "odd-rate-2147483647.wav": ("must_fail", "2.1 GHz", _bytes(_wav(rate=2**31 - 1))),
-    "odd-rate-1.wav": ("must_fail", "1 Hz", _bytes(_wav(rate=1))),
+    "odd-rate-2147483647.wav": ("must_fail", "2.1 GHz", _bytes(wav(rate=2**31 - 1))),
+    "odd-rate-1.wav": ("must_fail", "1 Hz", _bytes(wav(rate=1))),
     "odd-1024-channels.wav": (
         "must_fail",
         "1,024 channels",
-        _bytes(_wav(channels=1024, samples=bytes(2048 * 100))),
+        _bytes(wav(channels=1024, samples=bytes(2048 * 100))),
     ),
     "odd-nan.wav": ("must_fail", "one sample is NaN", _bytes(_floats(float("nan")))),
     "odd-infinite.wav": ("must_fail", "one sample is Inf", _bytes(_floats(float("inf")))),
-    "odd-no-samples.wav": ("must_fail", "a data chunk of 0 bytes", _bytes(_wav(samples=b""))),
+    "odd-no-samples.wav": ("must_fail", "a data chunk of 0 bytes", _bytes(wav(samples=b""))),
     "odd-tag-only.mp3": (
         "must_fail",
         "an ID3 tag that claims 256 MB",

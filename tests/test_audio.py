@@ -1,4 +1,4 @@
-"""audio.py: every format in and out, from files and pipes; resampling; what headers may not do."""
+"""audio.py: every format in and out, from files and pipes; resampling; threads and memory."""
 
 from __future__ import annotations
 
@@ -7,58 +7,31 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import soxr
-from malformed import CONTAINERS, _wav, encoded, sound
+from malformed import CONTAINERS, sound, wav
+from sources import every_container, piped
 
 from audiossl import audio
-from audiossl.audio import Limits, RawFormat
 from audiossl.errors import InputError, UsageError
 
-LOSSY = ("ogg", "opus", "mp3")
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Three seconds of stereo in every container."""
-    folder = tmp_path_factory.mktemp("files")
-    wave = np.stack([sound(1, seconds=3.0), sound(7, seconds=3.0)], axis=1)
-    paths = {name: folder / f"clip.{name}" for name in CONTAINERS}
-    for name, path in paths.items():
-        encoded(path, name, wave)
-    return paths
+    return every_container(tmp_path_factory.mktemp("files"))
 
 
 def reference(path: Path) -> np.ndarray:
     """What soundfile's own one-shot read gives, as mono."""
     return soundfile.read(path, dtype="float32", always_2d=True)[0].mean(axis=1)
-
-
-@contextmanager
-def piped(data: bytes) -> Iterator[str]:
-    """`data` coming through a pipe, as the path that a process substitution gives."""
-    reader, writer = os.pipe()
-
-    def feed() -> None:
-        with os.fdopen(writer, "wb") as file, suppress(BrokenPipeError):
-            file.write(data)
-
-    thread = threading.Thread(target=feed)
-    thread.start()
-    try:
-        yield f"/dev/fd/{reader}"
-    finally:
-        os.close(reader)
-        thread.join()
 
 
 def run(code: str, *args: object, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
@@ -237,7 +210,7 @@ def test_mp3_without_a_length_is_read_to_its_end(files: dict[str, Path], tmp_pat
 def test_growing_pipe_is_followed_live() -> None:
     """Samples are given as they come, before the writer has finished."""
     reader, writer = os.pipe()
-    header = _wav(samples=b"")[:40] + b"\xff\xff\xff\xff"
+    header = wav(samples=b"")[:40] + b"\xff\xff\xff\xff"
     os.write(writer, header + b"\x00\x20" * 4000)
     with audio.stream(f"/dev/fd/{reader}") as stream:
         blocks = iter(stream)
@@ -304,177 +277,12 @@ def test_blocks_hold_no_more_than_asked(files: dict[str, Path]) -> None:
 
 
 def test_bad_arguments(files: dict[str, Path]) -> None:
-    for arguments in ({"rate": 0}, {"block_seconds": 0}, {"nan": "ignore"}):
+    for options in ({"rate": 0}, {"block_seconds": 0}, {"nan": "ignore"}):
+        arguments: dict[str, Any] = options
         with pytest.raises(UsageError):
             audio.stream(files["wav"], **arguments)
     with pytest.raises(UsageError, match="mode 'rb'"):
         audio.read(io.StringIO("text"))  # type: ignore[arg-type]
-
-
-# --- what is not believed
-
-
-def failure(source: audio.Source, **options: object) -> tuple[str, str]:
-    with pytest.raises(InputError) as caught:
-        audio.read(source, **options)  # type: ignore[arg-type]
-    return caught.value.code, str(caught.value)
-
-
-def test_limits_name_the_option() -> None:
-    fast, wide = _wav(rate=2_000_000), _wav(channels=100, samples=bytes(2000))
-    long = _wav(samples=bytes(2 * 16000 * 3))
-    assert failure(io.BytesIO(fast)) == (
-        "limits",
-        "the header says 2000000 Hz; beyond 1536000 Hz needs --max-rate",
-    )
-    assert "--max-channels" in failure(io.BytesIO(wide))[1]
-    assert failure(io.BytesIO(_wav(rate=50)))[0] == "limits"
-    code, message = failure(io.BytesIO(long), limits=Limits(max_seconds=2))
-    assert (code, "--max-duration" in message) == ("limits", True)
-    limits = Limits(min_rate=1, max_rate=10**7, max_channels=200, max_seconds=32)
-    for data in (fast, wide, long, _wav(rate=50)):
-        assert len(audio.read(io.BytesIO(data), limits=limits)[0])
-
-
-def test_duration_is_limited_where_no_header_claims_it() -> None:
-    raw = RawFormat(1000, encoding="u8")
-    with audio.stream(io.BytesIO(bytes(20000)), limits=Limits(max_seconds=5), raw=raw) as stream:
-        blocks = iter(stream)
-        with pytest.raises(InputError, match="--max-duration"):
-            list(blocks)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
-def test_numbers_that_are_no_sound(bad: float, tmp_path: Path) -> None:
-    wave = np.stack([sound(1), sound(2)], axis=1)
-    wave[9000, 1] = bad
-    soundfile.write(tmp_path / "x.wav", wave, 16000, subtype="FLOAT")
-    with audio.stream(tmp_path / "x.wav") as stream:
-        given = []
-        with pytest.raises(InputError, match=r"at 0\.562 s is not a finite number: `--nan zero`"):
-            given.extend(stream)
-    np.testing.assert_allclose(np.concatenate(given), wave[:9000].mean(axis=1), atol=1e-7)
-    wave[9000, 1] = 0
-    repaired, _ = audio.read(tmp_path / "x.wav", nan="zero")
-    np.testing.assert_allclose(repaired, wave.mean(axis=1), atol=1e-7)
-
-
-@pytest.mark.parametrize("name", CONTAINERS)
-@pytest.mark.parametrize("share", [0.4, 0.75])
-def test_cut_files_give_what_is_good_and_then_say_so(
-    files: dict[str, Path], name: str, share: float, tmp_path: Path
-) -> None:
-    data = files[name].read_bytes()
-    (tmp_path / "cut").write_bytes(data[: int(len(data) * share)])
-    whole, _ = audio.read(files[name])
-    with audio.stream(tmp_path / "cut", block_seconds=0.1) as stream:
-        given = []
-        with pytest.raises(InputError) as caught:
-            given.extend(stream)
-    assert caught.value.code == "truncated"
-    good = np.concatenate(given or [np.zeros(0)])
-    assert len(good) < 48000
-    if name not in ("ogg", "opus"):  # their last second may all lie in one page
-        assert f"header says 48000 frames, {len(good)} decoded" in str(caught.value)
-        assert len(good) > share * 48000 - 20000
-    if name not in LOSSY:
-        np.testing.assert_allclose(good, whole[: len(good)], atol=1e-6)
-
-
-def test_cut_streams_are_noticed_in_pipes(files: dict[str, Path]) -> None:
-    for name in CONTAINERS:
-        data = files[name].read_bytes()
-        with piped(data[: len(data) * 3 // 4]) as path:
-            assert failure(path)[0] == "truncated"
-
-
-def test_damage_does_not_cost_what_came_before(files: dict[str, Path], tmp_path: Path) -> None:
-    data = bytearray(files["flac"].read_bytes())
-    middle = len(data) // 2
-    data[middle : middle + 40] = bytes(range(40))
-    (tmp_path / "x.flac").write_bytes(data)
-    pieces = audio.windows(audio.stream(tmp_path / "x.flac"), 16000, 0.5)
-    given = []
-    with pytest.raises(InputError, match="header says 48000 frames"):
-        given.extend(pieces)
-    assert given[-1].end > 1.0
-    whole, _ = audio.read(files["flac"])
-    for window in given:
-        start = round(window.start * 16000)
-        np.testing.assert_array_equal(window.wave, whole[start : start + len(window.wave)])
-
-
-def test_chained_ogg_is_not_silently_halved(files: dict[str, Path]) -> None:
-    data = files["ogg"].read_bytes()
-    assert failure(io.BytesIO(data + data))[1].startswith("chained Ogg")
-
-
-def test_unclosed_recording_is_read_to_its_end() -> None:
-    """A recorder that lost its power leaves lengths of 0."""
-    data = bytearray(_wav(samples=b"\x00\x20" * 1000))
-    data[4:8] = data[40:44] = bytes(4)
-    np.testing.assert_array_equal(audio.read(io.BytesIO(data))[0], np.full(1000, 0.25))
-
-
-def test_chunks_behind_the_samples_are_no_samples() -> None:
-    tail = b"LIST" + (26).to_bytes(4, "little") + b"INFOISFT" + bytes(18)
-    for container in ("wav", "rf64", "w64", "aiff", "caf"):
-        stored = io.BytesIO()
-        kind, subtype = CONTAINERS[container]
-        soundfile.write(stored, sound(1), 16000, format=kind, subtype=subtype)
-        assert len(audio.read(io.BytesIO(stored.getvalue() + tail))[0]) == 16000
-        with piped(stored.getvalue() + tail) as path:
-            assert len(audio.read(path)[0]) == 16000
-
-
-# --- sources
-
-
-def test_missing_and_special_files(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.wav")
-    (tmp_path / "loop.wav").symlink_to("loop.wav")
-    (tmp_path / "empty.wav").touch()
-    codes = {
-        tmp_path / "none.wav": "missing",
-        "a\0b": "missing",
-        tmp_path: "not-a-file",
-        tmp_path / "pipe.wav": "not-a-file",
-        "/dev/zero": "not-a-file",
-        tmp_path / "loop.wav": "unreadable",
-        "/dev/fd/999": "unreadable",
-        tmp_path / "empty.wav": "empty",
-        tmp_path / "empty.wav" / "x": "unreadable",
-    }
-    assert {path: failure(path)[0] for path in codes} == codes
-
-
-def test_read_errors_of_the_system_are_input_errors() -> None:
-    assert failure("/proc/self/mem")[0] == "unreadable"
-
-
-def test_names_that_are_not_text(files: dict[str, Path], tmp_path: Path) -> None:
-    for name in (b"caf\xe9.wav", b"new\nline.wav", b"-dash.wav", b" .wav"):
-        path = os.path.join(os.fsencode(tmp_path), name)
-        shutil.copy(files["wav"], path)
-        assert len(audio.read(os.fsdecode(path))[0]) == 48000
-
-
-def test_objects_that_fail(files: dict[str, Path]) -> None:
-    """An error while libsndfile reads through Python is raised, not printed."""
-
-    class Failing(io.BytesIO):
-        def read(self, size: int | None = -1) -> bytes:
-            if self.tell() > 5000:
-                raise OSError(5, "Input/output error")
-            return super().read(size)
-
-        read1 = read
-
-    for name in ("flac", "ogg", "mp3", "wav"):
-        assert failure(Failing(files[name].read_bytes())) == (
-            "unreadable",
-            "cannot be read: Input/output error",
-        )
 
 
 # --- threads, silence, memory
@@ -531,7 +339,7 @@ def grows(source: str, stdin: int | None = None) -> tuple[float, float]:
 def sparse_wav(path: Path, rate: int, channels: int, seconds: int) -> None:
     """A WAV whose samples take no room on the disk; of unknown length beyond 4 GiB."""
     size = rate * channels * 2 * seconds
-    header = bytearray(_wav(rate=rate, channels=channels, samples=b""))
+    header = bytearray(wav(rate=rate, channels=channels, samples=b""))
     header[40:44] = min(size, 0xFFFFFFFF).to_bytes(4, "little")
     path.write_bytes(header)
     with open(path, "r+b") as file:
