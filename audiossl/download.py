@@ -215,20 +215,29 @@ def _check_space(name: HubName, files: list[RemoteFile], place: Path) -> None:
 
 
 def _download(name: HubName, commit: str, file: RemoteFile, incoming: Path) -> None:
-    """One file, compared with the Hub's digest; a wrong one is fetched once more from the start."""
+    """One file, compared with the Hub's digest.
+
+    The client takes up a line that was cut (its early versions don't); when it has given up, or the
+    content is wrong, the file is fetched once more from the start.
+    """
     from huggingface_hub import hf_hub_download
 
     for again in (False, True):
-        with _asking_the_disk(incoming.parent):
-            hf_hub_download(
-                name.id,
-                file.name,
-                revision=commit,
-                local_dir=incoming,
-                force_download=again,
-                library_name="audiossl",
-                library_version=audiossl.__version__,
-            )
+        try:
+            with _asking_the_disk(incoming.parent):
+                hf_hub_download(
+                    name.id,
+                    file.name,
+                    revision=commit,
+                    local_dir=incoming,
+                    force_download=again,
+                    library_name="audiossl",
+                    library_version=audiossl.__version__,
+                )
+        except Exception as error:
+            if again or not _transient(error):
+                raise
+            continue
         found = _digest(incoming / file.name, file.kind)
         if found == file.digest:
             return
