@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo test test-slow check completions docs bench clean
+.PHONY: help setup demo test test-slow test-hub check completions docs bench clean
 
 help:
 	@echo "make demo         tag the clips in tests/data/clips with the embedded model"
 	@echo "make test         run the test suite"
 	@echo "make test-slow    run the long tests as well"
+	@echo "make test-hub     test the Hub with the oldest and the newest huggingface_hub"
 	@echo "make check        ruff and pyright"
 	@echo "make completions  regenerate completions/"
 	@echo "make docs         regenerate the generated parts of README.md"
@@ -43,6 +44,9 @@ test: $(VENV)/dev
 
 test-slow: $(VENV)/dev
 	$(BIN)/python -m pytest -n 2 -m 'slow or not slow'
+
+test-hub: $(VENV)/dev
+	PYTHON=$(BIN)/python bash tests/hub_versions.sh
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check .
