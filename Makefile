@@ -46,7 +46,7 @@ test-slow: $(VENV)/dev
 	$(BIN)/python -m pytest -n 2 -m 'slow or not slow'
 
 test-hub: $(VENV)/dev
-	PYTHON=$(BIN)/python bash tests/hub_versions.sh
+	bash tests/hub_versions.sh
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check .
