@@ -1,72 +1,25 @@
-"""Names of models, their configs, the cache, and what an enemy may put in any of them."""
+"""Names of models, what is said of them, and the cache."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-import evil
 import numpy as np
 import pytest
-import soundfile
+from modelfolders import COMMIT, CONFIG, OTHER, flip, put, write_model
 from safetensors.numpy import save
 
 from audiossl import hub, hub_cache
 from audiossl.errors import ModelError, OutputError
-from audiossl.hub_cache import HubName, Receipt
-from audiossl.model_config import ModelConfig, config_json, parse, read_json
+from audiossl.hub_cache import HubName
+from audiossl.model_config import ModelConfig, config_json
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-OTHER = "0123456ffffffffffffffffffffffffffffffff0"
-CONFIG: dict[str, Any] = {
-    "name": "toy",
-    "task": "tag",
-    "architecture": {"name": "dscnn", "widths": [8, 8], "strides": [1, 2], "stem": 8, "dim": 8},
-    "frontend": {"name": "logmel", "rate": 16000, "mels": 16, "n_fft": 512, "hop": 160},
-    "head": {"name": "linear", "labels": ["cat", "dog"]},
-    "licence": "MIT",
-    "training": {"data": [{"name": "toys", "licence": "CC0"}, "more toys"]},
-}
-WEIGHTS = save({"encoder.weight": np.ones((2, 3), dtype=np.float32)})
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of this test's own."""
-    monkeypatch.setenv("AUDIOSSL_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-def write_model(folder: Path, **changes: Any) -> Path:
-    """A folder that looks like a model from outside: hub.py does not look at the tensors."""
-    folder.mkdir(parents=True)
-    (folder / "model.safetensors").write_bytes(WEIGHTS)
-    (folder / "config.json").write_text(config_json(ModelConfig(**{**CONFIG, **changes})))
-    return folder
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return write_model(tmp_path / "toy")
-
-
-def put(name: str, commit: str = COMMIT) -> Path:
-    """A finished model in the cache, as a download leaves it."""
-    parsed = hub_cache.parse(name)
-    made = write_model(hub_cache.folder_of(parsed, commit))
-    receipt = Receipt(parsed.id, commit, "https://hub.test", "audiossl", "mit")
-    hub_cache.write_receipt(made, receipt)
-    hub_cache.pin(parsed, commit)
-    return made
-
+pytest_plugins = ("modelfolders",)
+pytestmark = pytest.mark.usefixtures("cache")
 
 # Names
 
@@ -152,83 +105,6 @@ def test_only_regular_files_are_opened(folder: Path, part: str) -> None:
         hub.resolve(str(folder))
 
 
-# Configs
-
-
-def test_a_config_comes_back_as_it_was_written(folder: Path) -> None:
-    assert hub.read_config(folder) == ModelConfig(**CONFIG)
-    assert hub.read_config(folder).data == ["toys (CC0)", "more toys"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"format": 2}, "format 1 expected"),
-        ({"format": None}, "format 1 expected"),
-        ({"nmae": "x"}, "unknown key 'nmae'.*'name'"),
-        ({"name": 3}, "name: expected text"),
-        ({"name": " "}, "name: empty"),
-        ({"name": "two\nlines"}, "one line"),
-        ({"name": "x" * 2000}, "one line of at most"),
-        ({"architecture": "dscnn"}, "architecture: expected an object"),
-        ({"architecture": {}}, "architecture: no name"),
-        ({"architecture": {"name": "x", "dim": 10**9}}, "architecture.dim"),
-        ({"frontend": {}}, "frontend: neither name nor preset"),
-        ({"frontend": {"name": "fbank", "mels": 5000}}, "frontend.mels"),
-        ({"head": []}, "head: expected an object"),
-        ({"head": {"name": "linear"}}, "head.labels"),
-        ({"head": {"name": "linear", "labels": ["a", 3]}}, "head.labels: expected text"),
-        ({"head": {"name": "linear", "labels": ["a\tb"]}}, "one line"),
-        ({"head": {"name": "linear", "labels": ["a"], "activation": "sig"}}, "'sigmoid'"),
-        ({"head": None}, "a tagger needs labels"),
-        ({"task": "tga"}, "did you mean 'tag'"),
-        ({"task": ["tag"]}, "task: unknown value"),
-        ({"window_seconds": "10"}, "window_seconds: expected a number"),
-        ({"window_seconds": 0}, "between 0 and 3600"),
-        ({"window_seconds": True}, "expected a number"),
-        ({"training": []}, "training: expected an object"),
-        ({"sha256": "abc"}, "64 hex digits"),
-        ({"auto_map": {"AutoModel": "m.M"}}, "asks to run code"),
-        ({"trust_remote_code": True}, "asks to run code"),
-        ({"format": None, "model_type": "audio-spectrogram-transformer"}, "models convert"),
-    ],
-)
-def test_configs_are_strict(changes: dict[str, Any], says: str) -> None:
-    data = {**json.loads(config_json(ModelConfig(**CONFIG))), **changes}
-    data = {key: value for key, value in data.items() if value is not None or key == "head"}
-    with pytest.raises(ModelError, match=says):
-        parse(data)
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        (b"", "not valid"),
-        (b"[1]", "expected an object"),
-        (b'{"a": 1', "not valid"),
-        (b'{"a": 1}{', "not valid"),
-        (b'{"a": 1, "a": 2}', "given twice"),
-        (b'{"a": NaN}', "NaN is not JSON"),
-        (b'{"a": -Infinity}', "not JSON"),
-        (b'{"a": 1e999}', "too large"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "too large"),
-        (b'{"a": ' + b"[" * 20 + b"]" * 20 + b"}", "nested deeper"),
-        (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested deeper"),
-        (b'{"a": "\\ud800"}', "control character"),
-        (b'{"a": "\\u001b[2J"}', "control character"),
-        (b'{"\\u0007": 1}', "control character"),
-        (b'{"a": "' + b"x" * 200_000 + b'"}', "a text of 200000"),
-        (b"\xff\xfe{}", "not valid"),
-        (b'{"a": "' + b"x" * 5_000_000 + b'"}', "larger than 4 MB"),
-    ],
-)
-def test_json_is_strict_and_bounded(tmp_path: Path, text: bytes, says: str) -> None:
-    (tmp_path / "config.json").write_bytes(text)
-    with pytest.raises(ModelError, match=says) as caught:
-        read_json(tmp_path / "config.json")
-    assert len(str(caught.value)) < 400
-
-
 # What is said of a model
 
 
@@ -269,13 +145,6 @@ def test_verify_compares_what_was_recorded(folder: Path) -> None:
     flip(folder / "model.safetensors")
     with pytest.raises(ModelError, match="damaged"):
         hub.verify(folder)
-
-
-def flip(path: Path) -> None:
-    """One bit of the last byte."""
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
 
 
 # The cache
@@ -407,123 +276,3 @@ def test_no_torch_until_a_model_is_loaded(folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-# Evil files, at every place that takes the path of a model
-
-
-def run_command(*args: str) -> int:
-    """The installed command, in this process."""
-    (entry,) = metadata.entry_points(group="console_scripts", name="audiossl")
-    with pytest.raises(SystemExit) as ended:
-        entry.load()([*args])
-    return ended.value.code
-
-
-def through_python(function: Callable[[str], Any]) -> Callable[[str, Path], int]:
-    def place(path: str, _tmp: Path) -> int:
-        with pytest.raises(ModelError) as caught:
-            function(path)
-        return caught.value.exit_code
-
-    return place
-
-
-def load(path: str) -> Any:
-    import audiossl
-
-    return audiossl.load(path)
-
-
-def tagger(path: str) -> Any:
-    import audiossl
-
-    return audiossl.Tagger.load(path)
-
-
-def tag(path: str, tmp: Path) -> int:
-    soundfile.write(tmp / "x.wav", np.zeros(1600, dtype=np.float32), 16000)
-    return run_command("tag", str(tmp / "x.wav"), "--model", path)
-
-
-PLACES: dict[str, Callable[[str, Path], int]] = {
-    "audiossl.load": through_python(load),
-    "Tagger.load": through_python(tagger),
-    "hub.resolve": through_python(hub.resolve),
-    "hub.describe": through_python(hub.describe),
-    "hub.digest": through_python(hub.digest),
-    "hub.verify": through_python(lambda path: hub.verify(Path(path))),
-    "models show": lambda path, tmp: run_command("models", "show", path),
-    "models show --labels": lambda path, tmp: run_command("models", "show", path, "--labels"),
-    "models path": lambda path, tmp: run_command("models", "path", path),
-    "models verify": lambda path, tmp: run_command("models", "verify", path),
-    "models convert": lambda path, tmp: run_command(
-        "models", "convert", path, "--out", str(tmp / "converted")
-    ),
-    "tag --model": tag,
-}
-KINDS = [
-    "auto_map",
-    "bin_index",
-    "index",
-    "joblib",
-    "legacy",
-    "npy",
-    "npz",
-    "pickle",
-    "tar",
-    "template",
-    "torchscript",
-    "zip",
-]
-
-
-@pytest.fixture
-def canary(tmp_path: Path) -> Iterator[Path]:
-    """A file that exists as soon as code of an evil file has run."""
-    path = tmp_path / "canary"
-    yield path
-    assert not path.exists()
-
-
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("kind", KINDS)
-def test_evil_files_are_refused_everywhere(
-    kind: str, place: str, tmp_path: Path, canary: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    made = evil.files(tmp_path / "evil", canary)
-    assert sorted(made) == KINDS
-    assert PLACES[place](str(made[kind]), tmp_path) == 5
-    said = capsys.readouterr()
-    assert said.err.count("\n") <= 1
-    assert "Traceback" not in said.err
-    assert not (tmp_path / "converted").exists()
-
-
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("kind", KINDS)
-def test_evil_files_under_a_good_name_are_refused_everywhere(
-    kind: str, place: str, folder: Path, tmp_path: Path, canary: Path
-) -> None:
-    """The same bytes as the model.safetensors of a good folder."""
-    made = evil.files(tmp_path / "evil", canary)[kind]
-    source = made if made.is_file() else sorted(made.glob("*.json"))[-1]
-    (folder / "model.safetensors").write_bytes(source.read_bytes())
-    assert PLACES[place](str(folder), tmp_path) == 5
-
-
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("kind", evil.malformed())
-def test_malformed_safetensors_are_refused_everywhere(
-    kind: str, place: str, folder: Path, tmp_path: Path
-) -> None:
-    (folder / "model.safetensors").write_bytes(evil.malformed()[kind])
-    assert PLACES[place](str(folder), tmp_path) == 5
-
-
-def test_the_canary_would_sing(tmp_path: Path) -> None:
-    canary = tmp_path / "canary"
-    made = evil.files(tmp_path / "evil", canary)
-    with contextlib.suppress(Exception):
-        pickle.loads(made["pickle"].read_bytes())
-    assert canary.exists()

@@ -231,6 +231,7 @@ def test_one_flipped_bit_is_found(folder: Path, where: int) -> None:
         ({"auto_map": {"AutoModel": "evil.Evil"}}, "code"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 def test_configs_that_do_not_fit_are_explained(
     folder: Path, changes: dict[str, Any], says: str
 ) -> None:
