@@ -53,8 +53,8 @@ def ordered(
 ) -> Iterator[tuple[Item, Iterator[Result]]]:
     """(item, its results) in order, `jobs` items at work at once; results flow while they are made.
 
-    `items` is read in a thread of its own, so a slow list never holds back a finished result.
-    An exception of `function` is raised while its results are iterated, one of `items` at its place.
+    `items` is read in a thread of its own: a slow list never holds back a finished result.
+    An exception of `function` is raised where its results are iterated, one of `items` in place.
     """
     stop = threading.Event()
     slots = threading.Semaphore(2 * jobs)

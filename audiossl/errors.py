@@ -1,6 +1,6 @@
-"""Every error a user can meet, with the exit code it stands for and the slug it bears in error records.
+"""Every error a user can meet: its exit code, and the slug it bears in error records.
 
-A message names the cause and the way out, never the file: the caller that knows the file puts it in front.
+A message names the cause and the way out, never the file: who knows the file puts it in front.
 """
 
 EXIT_OK = 0

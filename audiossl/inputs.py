@@ -1,4 +1,4 @@
-"""What a command works on: names from arguments, folders, globs, lists and stdin, in a stable order.
+"""What a command works on: names from arguments, folders, globs, lists, stdin, in a stable order.
 
 Names come one by one, so a list of a million needs no memory and a slow producer is followed live.
 """
@@ -14,10 +14,9 @@ from typing import BinaryIO
 from audiossl.errors import InputError
 
 STDIN = "-"
-SUFFIXES = frozenset(
-    ".wav .wave .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .bwf"
-    " .m4a .m4b .aac .mp4 .m4v .mov .mkv .webm .avi .wma .amr .3gp".split()
-)
+AUDIO = "wav wave flac ogg oga opus mp3 aif aiff aifc au snd caf w64 rf64 bwf"
+VIDEO = "m4a m4b aac mp4 m4v mov mkv webm avi wma amr 3gp"  # opened by the [video] extra
+SUFFIXES = frozenset(f".{name}" for name in f"{AUDIO} {VIDEO}".split())
 MAX_NAME_BYTES = 1 << 20  # of one name in a list: a longer "name" is a file that is no list
 
 

@@ -1,7 +1,8 @@
 """The journal of a long run: what is done is never done again, and nothing half-done is believed.
 
-One JSON line an input, behind a first line that fingerprints the run (model, options). A killed run
-leaves at worst a torn last line, which is dropped. `--resume` reads it; the output is written from it.
+One JSON line an input, behind a first line that fingerprints the run (model, options). A killed
+run leaves at worst a torn last line, which is dropped. `--resume` reads it; the output is written
+from it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tagger: audio in, labels over time out.
 
-audio.stream -> windows -> frontend -> encoder -> head -> scores in [0, 1], window by window, so that
-memory does not grow with the length of a file.
+audio.stream -> windows -> frontend -> encoder -> head -> scores in [0, 1], window by window, so
+that memory does not grow with the length of a file.
 """
 
 from __future__ import annotations
