@@ -48,9 +48,11 @@ NanPolicy = Literal["error", "zero"]
 DEFAULT_LIMITS = Limits()
 BLOCK_SECONDS = 10.0
 MAX_BLOCK = 1 << 22  # source samples in a block, whatever its seconds: 16 MiB
-# Decoded, mixed and resampled at once, while they are in the processor's cache.
-CHUNK_VALUES = 1 << 16  # samples of all channels
+# Decoded at a time, of all channels: libsndfile's calls cost, and a pipe may be live.
+CHUNK_VALUES = 1 << 18
+LIVE_VALUES = 1 << 14
 MIN_CHUNK = 1 << 12  # frames
+RESAMPLED = 1 << 14  # samples at a time: they stay in the processor's cache
 # Beyond it a sample is no sound but a damaged number: its power in a spectrum is Inf in float32.
 MAX_MAGNITUDE = 1e15
 QUALITY = "HQ"  # soxr: aliases below -140 dB, and as fast as the next lower ones
@@ -95,8 +97,8 @@ class AudioStream:
         self._limits = limits
         self._decoded = 0
         self._block = max(1, min(round(block_seconds * self.info.rate), MAX_BLOCK))
-        chunk = max(MIN_CHUNK, CHUNK_VALUES // self.info.channels)
-        self._chunk = min(self._block, chunk)
+        values = LIVE_VALUES if file.size is None else CHUNK_VALUES
+        self._chunk = min(self._block, max(MIN_CHUNK, values // self.info.channels))
         self._resampler = (
             None if self.rate == self.info.rate else _Resampler(self.info.rate, self.rate)
         )
@@ -133,7 +135,8 @@ class AudioStream:
         failure: InputError | None = None
         try:
             for mono in self._mono():
-                yield from resampler.feed(mono)
+                for start in range(0, len(mono), RESAMPLED):
+                    yield from resampler.feed(mono[start : start + RESAMPLED])
         except InputError as error:
             failure = error
         yield from resampler.finish()

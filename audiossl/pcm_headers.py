@@ -97,24 +97,24 @@ def _wav(file: Readable) -> PcmHeader:
 
 def _claimed_32(file: Readable, size: int) -> int | None:
     """A length as claimed; None where it says that the writer did not know."""
+    if not any(size in unknown for unknown in _UNKNOWN_32):
+        return size
+    # It may be true all the same, of a file that ends there or goes on with another chunk.
     start = file.tell()
-    if file.size is None:
-        return None if any(size in unknown for unknown in _UNKNOWN_32) else size
-    if size == 0:
-        # A recorder that was cut off never came back to write the length.
-        return 0 if file.size == start or _is_chunk(file, start) else None
-    if start + size > file.size and any(size in unknown for unknown in _UNKNOWN_32):
-        return None
-    return size
-
-
-def _is_chunk(file: Readable, start: int) -> bool:
-    """Whether a chunk (rather than samples) stands here: a name of letters, a length that fits."""
-    head = file.read(8)
+    known = file.size is not None and (
+        start + size == file.size or _is_chunk(file, start + size, file.size)
+    )
     file.seek(start)
+    return size if known else None
+
+
+def _is_chunk(file: Readable, start: int, end: int) -> bool:
+    """Whether a chunk (rather than samples) stands here: a name of letters, a length that fits."""
+    file.seek(start)
+    head = file.read(8)
     if len(head) < 8 or not head[:4].isascii() or not head[:4].replace(b" ", b"x").isalnum():
         return False
-    return start + 8 + int.from_bytes(head[4:], "little") <= (file.size or 0)
+    return start + 8 + int.from_bytes(head[4:], "little") <= end
 
 
 def _wave_format(chunk: bytes, order: str) -> RawFormat | None:
