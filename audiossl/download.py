@@ -156,6 +156,7 @@ def _remote(item: Any) -> RemoteFile | None:
 def _choose(name: HubName, listing: Listing) -> list[RemoteFile]:
     """The config, other JSON and text, the weights. Raises ModelError where that is no model."""
     top = {file.name: file for file in listing.files if re.fullmatch(r"\w[\w.-]*", file.name)}
+    top.pop(hub_cache.RECEIPT, None)  # ours to write
     if CONFIG not in top:
         raise ModelError(f"{name} is no model that can be read here: it has no {CONFIG}")
     weights = [top[WEIGHTS]] if WEIGHTS in top else _shards(top)
@@ -242,7 +243,7 @@ def _download(name: HubName, commit: str, file: RemoteFile, incoming: Path) -> N
         if found == file.digest:
             return
     raise ModelError(
-        f"{name}: {file.name} arrived damaged twice ({file.kind} {found[:12]}..., the Hub says"
+        f"{name}: {file.name} arrived damaged ({file.kind} {found[:12]}..., the Hub says"
         f" {file.digest[:12]}...): something between here and {_host()} changes files"
     )
 

@@ -1,7 +1,7 @@
 """Child processes that use the loopback Hub, and what it serves them.
 
-Use as a plugin: `pytest_plugins = ("hubclient",)`. The tests also import from it, so pytest comes too
-late to rewrite its asserts, which have messages of their own: PYTEST_DONT_REWRITE
+Use as a plugin: `pytest_plugins = ("hubclient",)`. The tests also import from it, so pytest
+comes too late to rewrite its asserts, which have messages of their own: PYTEST_DONT_REWRITE
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Model folders and a cache for the tests of names, configs and commands.
 
-Use as a plugin: `pytest_plugins = ("modelfolders",)`. The tests also import from it, so pytest comes too
-late to rewrite its asserts, which have messages of their own: PYTEST_DONT_REWRITE
+Use as a plugin: `pytest_plugins = ("modelfolders",)`. The tests also import from it, so pytest
+comes too late to rewrite its asserts, which have messages of their own: PYTEST_DONT_REWRITE
 """
 
 from __future__ import annotations

@@ -89,6 +89,7 @@ def test_only_safetensors_json_and_text_are_asked_for(
         "other.safetensors": b"x" * 1000,
         "sub/config.json": b"{}",
         ".hidden.json": b"{}",
+        "receipt.json": b"{}",
         "../../../up.json": b"{}",
         "/etc/up.json": b"{}",
         "README.md": b"# toy",

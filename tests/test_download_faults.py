@@ -53,7 +53,7 @@ def test_one_flipped_bit_on_the_way(client: Client, hub: HubServer, toy: Files, 
     hub.faults.flip = {name: 99}
     assert client.run("models", "rm", "hf:org/toy").returncode == 0
     said = one_line(client.pull("hf:org/toy"), 5)
-    assert f"{name} arrived damaged twice" in said
+    assert f"{name} arrived damaged" in said
     assert client.left == ["audiossl/hub/org--toy/pins.json"]
 
 
@@ -118,7 +118,7 @@ def test_eight_processes_make_one_download(client: Client, hub: HubServer, toy: 
 
 
 def wait_for_download(hub: HubServer, client: Client) -> None:
-    for _ in range(200):
+    for _ in range(1200):
         if hub.downloads() and any("incomplete" in name for name in client.left):
             return
         time.sleep(0.05)
@@ -134,7 +134,7 @@ def test_a_killed_download_leaves_no_model_and_the_next_one_cleans_up(
     process = client.start("models", "pull", "hf:org/toy")
     wait_for_download(hub, client)
     process.send_signal(ending)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     expected = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[ending]
     assert process.returncode == expected
     assert not (client.cache / "audiossl/hub/org--toy" / commit).exists()
@@ -186,7 +186,7 @@ def test_a_full_disk(client: Client, hub: HubServer, toy: Files, small_disk: Pat
     process = client.start("models", "pull", "hf:org/toy")
     wait_for_download(hub, client)
     fill(small_disk / "filler")
-    _out, err = process.communicate(timeout=30)
+    _out, err = process.communicate(timeout=120)
     assert process.returncode == 6, err
     assert err.splitlines()[-1].startswith("audiossl: error: hf:org/toy: no room in")
     assert not (small_disk / "audiossl/hub/org--toy" / commit).exists()

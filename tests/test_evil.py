@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import signal
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -23,8 +24,13 @@ pytest_plugins = ("modelfolders",)
 def run_command(*args: str) -> int:
     """The installed command, in this process."""
     (entry,) = metadata.entry_points(group="console_scripts", name="audiossl")
-    with pytest.raises(SystemExit) as ended:
-        entry.load()([*args])
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with pytest.raises(SystemExit) as ended:
+            entry.load()([*args])
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return ended.value.code
 
 
