@@ -10,9 +10,9 @@ result is in the --out folder already is left out, so a run goes on where it was
 
 1. prepare.py     sounds, YAMNet's view of every clip, the bank of distillation
 2. distil         recipe tagger_distill on sounds of no fold -> runs/base
-3. for each split of protocol.py, and once for everything ("all"):
-   distil         recipe tagger_distill from runs/base, with the split's training folds
-   name           recipe tagger from there
+3. distil         recipe tagger_distill from runs/base, with training folds: for the odd splits, the
+                  even ones, and for everything ("all")
+   name           recipe tagger from there, for each split of protocol.py and for everything
 4. measure.py     accuracy, YAMNet's probe, calibration, unknown sounds, time -> numbers.json
 5. --ship         the model of everything, its head scaled by Platt's (a, b), with its card, to
                   audiossl/pretrained/tagger
@@ -36,8 +36,8 @@ from prepare import prepare, table
 from audiossl import recipe as recipes
 from audiossl.engine.train import fit
 
-SHARE_OF_OTHERS = 0.3  # of the sounds of no fold, heard again beside a split's folds
-BASE_STEPS, SPLIT_STEPS = 6000, 4000
+SHARE_OF_OTHERS = 0.1  # of the sounds of no fold, heard again beside a half's folds
+BASE_STEPS, HALF_STEPS = 6000, 4500
 
 
 def main() -> None:
@@ -54,8 +54,9 @@ def main() -> None:
     prepare(arguments.data, out, arguments.jobs)
     train_base(out, arguments.jobs)
     with ProcessPoolExecutor(arguments.jobs) as pool:
+        list(pool.map(distil, protocol.HALVES, [out] * len(protocol.HALVES)))
         splits = (None, *protocol.SPLITS)
-        list(pool.map(train_split, splits, [out] * 5, [arguments.data] * 5))
+        list(pool.map(name_sounds, splits, [out] * 5, [arguments.data] * 5))
     numbers = report(out, arguments.data, arguments.jobs)
     (out / "numbers.json").write_text(json.dumps(numbers, indent=1) + "\n")
     if arguments.ship:
@@ -70,28 +71,35 @@ def train_base(out: Path, threads: int) -> None:
         teach(out, "base", folder, BASE_STEPS, f"train.threads={threads}")
 
 
-def train_split(split: int | None, out: Path, data: Path) -> None:
-    """Distil with the split's training folds, then learn names; one thread."""
-    name = str(split or "all")
-    folder = out / "runs" / name
-    clips = table(out)
-    if not (folder / "distilled" / "done").exists():
-        embedding = np.load(out / "heard.npz")["embedding"]
-        experts = protocol.experts(embedding, clips, split)
-        parts = sorted({protocol.clip_part(clip) for clip in clips} - protocol.left_out(split))
-        protocol.write_bank(out, name, parts, {"other": SHARE_OF_OTHERS}, experts)
-        start = f"model.from={out / 'runs' / 'base' / 'last'}"
-        teach(out, name, folder / "distilled", SPLIT_STEPS, start, "train.threads=1")
-    if not (folder / "tagger" / "done").exists():
-        clips_table = protocol.write_clips(out, data, clips, split)
-        overrides = [
-            f"model.from={folder / 'distilled' / 'last'}",
-            f"data.train={clips_table}",
-            f"data.root={out}",
-            f"data.labels={json.dumps(protocol.LABELS)}",
-            "train.threads=1",
-        ]
-        train("tagger", folder / "tagger", overrides)
+def distil(half: str, out: Path) -> None:
+    """Distillation with the training folds of the half's splits, from the base; one thread."""
+    folder = out / "runs" / half / "distilled"
+    if (folder / "done").exists():
+        return
+    clips, splits = table(out), protocol.HALVES[half]
+    experts = protocol.experts(np.load(out / "heard.npz")["embedding"], clips, splits)
+    never = set().union(*(protocol.left_out(split) for split in splits))
+    parts = sorted({protocol.clip_part(clip) for clip in clips} - never)
+    protocol.write_bank(out, half, parts, {"other": SHARE_OF_OTHERS}, experts)
+    start = f"model.from={out / 'runs' / 'base' / 'last'}"
+    teach(out, half, folder, HALF_STEPS, start, "train.threads=1")
+
+
+def name_sounds(split: int | None, out: Path, data: Path) -> None:
+    """Learn the split's labels from the distilled encoder of its half; one thread."""
+    folder = out / "runs" / str(split or "all") / "tagger"
+    if (folder / "done").exists():
+        return
+    half = next(name for name, splits in protocol.HALVES.items() if split in (splits or (None,)))
+    clips_table = protocol.write_clips(out, data, table(out), split)
+    overrides = [
+        f"model.from={out / 'runs' / half / 'distilled' / 'last'}",
+        f"data.train={clips_table}",
+        f"data.root={out}",
+        f"data.labels={json.dumps(protocol.LABELS)}",
+        "train.threads=1",
+    ]
+    train("tagger", folder, overrides)
 
 
 def teach(out: Path, bank: str, folder: Path, steps: int, *overrides: str) -> None:
