@@ -22,7 +22,7 @@ _PUBLIC = {
     "Tagger": "audiossl.tagging",
     "tag": "audiossl.tagging",
 }
-__all__ = ["__version__", *_PUBLIC]
+__all__ = ["__version__", *_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -24,7 +24,7 @@ from audiossl.model import Model, load
 from audiossl.records import Label, TagRecord
 
 TOP_K = 5
-THRESHOLD = 0.3  # below it a label is no more than a guess: see "nothing I know" in the model card
+THRESHOLD = 0.5  # from here on a calibrated label is more likely right than wrong
 BATCH_SIZE = 4  # windows of one file at a time; on a CPU more gains nothing
 WINDOW_SECONDS = 10.0  # where a checkpoint names no window of its own
 AHEAD = 8  # batches that may be under way or waiting, a file

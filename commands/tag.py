@@ -23,7 +23,7 @@ FORMATS = ["table", "jsonl", "json", "csv", "tsv", "audacity", "raven", "textgri
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1),
-    default=0.3,
+    default=0.5,
     show_default=True,
     help="Leave out labels with a lower score.",
 )

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -72,7 +72,8 @@ class Method(nn.Module):
         self.model = model
         self.config = config
         self._embeddings = _array(config.teacher, "embedding.npy")
-        dim, width = int(model.encoder.dim), self._embeddings.shape[2]
+        encoder: Any = model.encoder
+        dim, width = int(encoder.dim), self._embeddings.shape[2]
         if width != dim:
             raise RecipeError(f"method.teacher: {width} dimensions, but the encoder gives {dim}")
         self.register_buffer("spread", _spread(self._embeddings), persistent=False)

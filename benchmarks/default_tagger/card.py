@@ -112,7 +112,7 @@ def _calibration(numbers: dict[str, Any]) -> list[str]:
         "",
         "Of the scores that ESC-10's and UrbanSound8K's test clips get for the ten labels of their"
         " own set, so many were right. Each split's scores are scaled by Platt's (a, b) fitted on"
-        " the other three; the model that ships by the fit on all four:"
+        " such pairs of the other three; the model that ships by the fit on all four:"
         f" a = {a:.3f}, b = {b:.3f}, folded into the head. Expected calibration error"
         f" {calibration['ece']:.4f}; {numbers['all_pairs']['ece']:.4f} over every pair of a test"
         " clip and a label, where YAMNet judges what no person has.",

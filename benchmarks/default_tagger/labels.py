@@ -121,8 +121,8 @@ def named(source: str, category: str) -> set[str] | None:
     if source == "philharmonia":
         instrument, _, kind = category.partition(":")
         if kind in DRUMS or kind in CYMBALS:
-            return with_parents("Drum" if kind in DRUMS else "Cymbal")
-        return with_parents(PHILHARMONIA[instrument])
+            return with_parents("Drum" if kind in DRUMS else "Cymbal") - {"Music"}
+        return with_parents(PHILHARMONIA[instrument]) - {"Music"}
     if source == "soundfont":
         if category == "drums":
             return with_parents("Drum")
@@ -140,7 +140,9 @@ def judge(source: str, category: str, heard: Mapping[str, float]) -> tuple[set[s
     absent (below DOUBT) and, where nobody else speaks, that it is present (above SURE).
     """
     given = named(source, category)
-    if source in ("philharmonia", "soundfont", "silence") and given is not None:
+    if source == "philharmonia":  # whether a single note is music already, nobody can say
+        return given or set(), set(LABELS) - {"Music"}
+    if source in ("soundfont", "silence") and given is not None:
         return given, set(LABELS)
     music = heard.get("Music", 0.0)
     quiet = {label for label in LABELS if heard.get(label, music) < DOUBT}

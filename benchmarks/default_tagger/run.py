@@ -12,7 +12,8 @@ result is in the --out folder already is left out, so a run goes on where it was
 2. distil         recipe tagger_distill on sounds of no fold -> runs/base
 3. distil         recipe tagger_distill from runs/base, with training folds: for the odd splits, the
                   even ones, and for everything ("all")
-   name           recipe tagger from there, for each split of protocol.py and for everything
+   name           recipe tagger from there, for each split of protocol.py and for everything; then
+                  refit.py fits the head anew
 4. measure.py     accuracy, YAMNet's probe, calibration, unknown sounds, time -> numbers.json
 5. --ship         the model of everything, its head scaled by Platt's (a, b), with its card, to
                   audiossl/pretrained/tagger
@@ -32,11 +33,13 @@ import numpy as np
 import protocol
 from card import ship
 from prepare import prepare, table
+from refit import refit
 
 from audiossl import recipe as recipes
 from audiossl.engine.train import fit
 
 SHARE_OF_OTHERS = 0.1  # of the sounds of no fold, heard again beside a half's folds
+FINISHED = "refitted"  # folder of the model whose head has been fitted anew
 BASE_STEPS, HALF_STEPS = 6000, 4500
 
 
@@ -60,7 +63,7 @@ def main() -> None:
     numbers = report(out, arguments.data, arguments.jobs)
     (out / "numbers.json").write_text(json.dumps(numbers, indent=1) + "\n")
     if arguments.ship:
-        ship(out / "runs" / "all" / "tagger" / "last", numbers, protocol.sources())
+        ship(out / "runs" / "all" / "tagger" / FINISHED, numbers, protocol.sources())
 
 
 def train_base(out: Path, threads: int) -> None:
@@ -88,7 +91,7 @@ def distil(half: str, out: Path) -> None:
 def name_sounds(split: int | None, out: Path, data: Path) -> None:
     """Learn the split's labels from the distilled encoder of its half; one thread."""
     folder = out / "runs" / str(split or "all") / "tagger"
-    if (folder / "done").exists():
+    if (folder / FINISHED).exists():
         return
     half = next(name for name, splits in protocol.HALVES.items() if split in (splits or (None,)))
     clips_table = protocol.write_clips(out, data, table(out), split)
@@ -99,7 +102,9 @@ def name_sounds(split: int | None, out: Path, data: Path) -> None:
         f"data.labels={json.dumps(protocol.LABELS)}",
         "train.threads=1",
     ]
-    train("tagger", folder, overrides)
+    if not (folder / "done").exists():
+        train("tagger", folder, overrides)
+    refit(folder / "last", clips_table, out, folder / FINISHED)
 
 
 def teach(out: Path, bank: str, folder: Path, steps: int, *overrides: str) -> None:
@@ -119,7 +124,7 @@ def measure_split(split: int, out: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Logits of the split's test clips (clips, labels), and the accuracies."""
     clips, embedding = table(out), np.load(out / "heard.npz")["embedding"]
     tested = [i for i, clip in enumerate(clips) if protocol.is_test(clip, split)]
-    folder = out / "runs" / str(split) / "tagger" / "last"
+    folder = out / "runs" / str(split) / "tagger" / FINISHED
     logits = measure.answers(folder, out, clips, tested)
     head = measure.accuracy(logits, clips, split)
     return logits, {"head": head, "yamnet_probe": measure.probe(embedding, clips, split)}
@@ -129,6 +134,7 @@ def report(out: Path, data: Path, jobs: int) -> dict[str, Any]:
     """Everything that is said about the tagger, from the four splits' models."""
     clips = table(out)
     targets = measure.truth(out, data, clips)
+    hand = measure.by_hand(targets, clips)
     with ProcessPoolExecutor(jobs) as pool:
         done = list(pool.map(measure_split, protocol.SPLITS, [out] * len(protocol.SPLITS)))
     logits = {split: one for split, (one, _) in zip(protocol.SPLITS, done, strict=True)}
@@ -139,16 +145,16 @@ def report(out: Path, data: Path, jobs: int) -> dict[str, Any]:
     scores = {}
     for split in protocol.SPLITS:  # scaled by what the other three splits say
         others = [k for k in protocol.SPLITS if k != split]
-        a, b = _platt(logits, targets, tested, others)
+        a, b = _platt(logits, hand, tested, others)
         scores[split] = 1 / (1 + np.exp(-(a * logits[split] + b)))
         result["splits"][split]["unknown"] = measure.unknown(scores[split], targets, clips, split)
     result["mean"] = _means(result["splits"])
     said = np.concatenate([scores[k][tested[k]] for k in protocol.SPLITS])
-    for name, true in (("calibration", measure.by_hand(targets, clips)), ("all_pairs", targets)):
+    for name, true in (("calibration", hand), ("all_pairs", targets)):
         true = np.concatenate([true[tested[k]] for k in protocol.SPLITS])
         result[name] = measure.reliability(said, true)
-    result["platt"] = _platt(logits, targets, tested, list(protocol.SPLITS))
-    result["milliseconds_10s"] = measure.milliseconds(out / "runs" / "all" / "tagger" / "last")
+    result["platt"] = _platt(logits, hand, tested, list(protocol.SPLITS))
+    result["milliseconds_10s"] = measure.milliseconds(out / "runs" / "all" / "tagger" / FINISHED)
     return result
 
 
