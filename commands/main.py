@@ -97,6 +97,7 @@ def run(args: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(args: list[str] | None) -> int:
+    _show_warnings()
     try:
         code = cli.main(args=args, prog_name="audiossl", standalone_mode=False)
         sys.stdout.flush()
@@ -118,6 +119,17 @@ def _run(args: list[str] | None) -> int:
         return _closed_pipe()
     except Exception as error:
         return _bug(error)
+
+
+def _show_warnings() -> None:
+    """What the package logs is talk: on stderr, one line each, left out with --quiet."""
+    import logging
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("audiossl: %(message)s"))
+    logger = logging.getLogger("audiossl")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.ERROR if {"-q", "--quiet"} & set(sys.argv) else logging.WARNING)
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:

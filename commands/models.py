@@ -30,7 +30,7 @@ def complete_here(_ctx: click.Context, _param: click.Parameter, incomplete: str)
 
     items = [CompletionItem(name) for name in hub.here()]
     items = [item for item in items if item.value.startswith(incomplete)]
-    return [*items, CompletionItem(incomplete, type="dir")]
+    return items or [CompletionItem(incomplete, type="dir")]
 
 
 @click.group(name="models")

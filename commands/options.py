@@ -63,13 +63,21 @@ model = chain(
     click.option(
         "-m",
         "--model",
-        metavar="NAME|FOLDER",
+        metavar="NAME|FOLDER|hf:OWNER/REPO",
         shell_complete=complete_models,
-        help="An embedded model or a model folder.  [default: the embedded one]",
+        help="An embedded model, a model folder, or one of the Hub.  [default: the embedded one]",
     ),
     click.option(
         "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]|mps",
         help="Where the network runs.",
+    ),
+    click.option(
+        "--offline",
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=lambda _ctx, _param, value: value and os.environ.update(AUDIOSSL_OFFLINE="1"),
+        help="Never ask the Hub: only what is here.",
     ),
 )  # fmt: skip
 

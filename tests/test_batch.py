@@ -87,6 +87,7 @@ def test_an_exception_of_the_list_is_raised_after_the_results_before_it() -> Non
 
 
 def test_leaving_early_stops_the_workers() -> None:
+    before = set(threading.enumerate())
     started = []
 
     def endless(n: int) -> Iterator[int]:
@@ -99,7 +100,7 @@ def test_leaving_early_stops_the_workers() -> None:
         break
     time.sleep(5 * batch.POLL_SECONDS)
     assert len(started) <= 4
-    alive = [t for t in threading.enumerate() if t.name.startswith("audiossl")]
+    alive = set(threading.enumerate()) - before
     deadline = time.monotonic() + 5
     while any(t.is_alive() for t in alive) and time.monotonic() < deadline:
         time.sleep(0.05)
