@@ -24,7 +24,7 @@ from audiossl.data.manifest import Row
 
 SPLITS = (1, 2, 3, 4)
 HALVES = {"odd": (1, 3), "even": (2, 4), "all": ()}  # splits that share one distillation
-COPIES = {"esc10": 4, "urbansound8k": 2}  # times that a clip stands in the table: once elsewhere
+COPIES = {"esc10": 4, "urbansound8k": 2, "silence": 30}  # times that a clip stands in the table
 OTHERS = 2  # of the sounds that no data set names, every second one is enough
 
 
