@@ -139,7 +139,7 @@ def _limits(numbers: dict[str, Any]) -> list[str]:
         f"A clip of 10 s takes {numbers['milliseconds_10s']:.0f} ms of CPU on one core, frontend"
         " included, on the machine that made this card.",
         "",
-        "Loud white noise is taken for rain, and hiss near the floor of 16 bits for a sneeze (ESC-10"
+        "Loud white noise is taken for rain, hiss near the floor of 16 bits for a sneeze (ESC-10"
         " pads its sneezes with silence). Labels were learned from a few thousand clips: rare"
         " recordings of a known sound will be missed, and single instruments in a full mix mostly"
         " are. Not for safety or surveillance.",
