@@ -27,7 +27,6 @@ TOP_K = 5
 THRESHOLD = 0.5  # from here on a calibrated label is more likely right than wrong
 BATCH_SIZE = 4  # windows of one file at a time; on a CPU more gains nothing
 WINDOW_SECONDS = 10.0  # where a checkpoint names no window of its own
-SILENCE = 2.0**-16  # peak: half a step of 16-bit audio; below it there is nothing to hear
 AHEAD = 8  # batches that may be under way or waiting, a file
 
 
@@ -162,15 +161,10 @@ class Tagger:
             yield from _spans(*pending.popleft())
 
     def scores(self, waves: np.ndarray) -> np.ndarray:
-        """waves: (batch, samples) float32 at the model's rate -> (batch, classes) in [0, 1].
-
-        Silence scores 0 throughout: networks answer it with what their silent padding stood beside.
-        """
+        """waves: (batch, samples) float32 at the model's rate -> (batch, classes) in [0, 1]."""
         with torch.inference_mode():
             batch = torch.from_numpy(waves).to(self.device)
-            scores = self.model.scores(self.model(batch)).float().cpu().numpy()
-        scores[np.abs(waves).max(axis=1) < SILENCE] = 0
-        return scores
+            return self.model.scores(self.model(batch)).float().cpu().numpy()
 
 
 def tag(

@@ -77,12 +77,13 @@ def test_music_is_music(model: Model, name: str) -> None:
     assert said["Speech"] < THRESHOLD
 
 
-@pytest.mark.parametrize("kind", ["silence", "tone", "hiss"])
+@pytest.mark.parametrize("kind", ["silence", "tone", "noise", "hiss"])
 def test_what_it_does_not_know_scores_low(model: Model, kind: str) -> None:
     time = np.arange(5 * model.rate) / model.rate
     wave = {
         "silence": np.zeros(len(time)),
         "tone": 0.3 * np.sin(2 * np.pi * 440 * time),
+        "noise": 0.05 * np.random.default_rng(0).normal(size=len(time)),
         "hiss": 0.005 * np.random.default_rng(0).normal(size=len(time)),
     }[kind]
     assert Tagger(model).scores(wave.astype(np.float32)[None]).max() < THRESHOLD
