@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background by a shell: without this, no child could be interrupted either.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CLIPS = Path(__file__).parent / "data" / "clips"
 COMMAND = Path(sys.executable).parent / "audiossl"
