@@ -25,7 +25,7 @@ PATCH, HOP = 96, 48  # frames: 0.96 s every 0.48 s, as YAMNet was published
 
 def yamnet(path: str) -> Callable[[torch.Tensor], np.ndarray]:
     """(96 x 64 patches of one clip) -> mean scores over its patches."""
-    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert.interpreter import Interpreter  # pyright: ignore[reportMissingImports]
 
     network = Interpreter(model_path=path, num_threads=1)
     network.allocate_tensors()

@@ -206,7 +206,7 @@ def speak(data: Path, folder: Path, clips: int) -> Iterator[Clip]:
 
 def play(packages: Path, folder: Path) -> Iterator[Clip]:
     """Every General MIDI program plays a melody and chords, and drum kits play patterns."""
-    import tinysoundfont
+    import tinysoundfont  # pyright: ignore[reportMissingImports]
 
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(5)

@@ -22,7 +22,7 @@ class Yamnet:
     """`folder` holds yamnet_spectra_in.tflite and yamnet_class_map.csv."""
 
     def __init__(self, folder: Path) -> None:
-        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.interpreter import Interpreter  # pyright: ignore[reportMissingImports]
 
         self.interpreter = Interpreter(
             str(folder / "yamnet_spectra_in.tflite"),
