@@ -48,7 +48,7 @@ def atomic_path(path: str | os.PathLike[str], needed: int | None = None) -> Iter
     """Like `atomic_write`, for libraries that want a name: an empty file with `path`'s suffix."""
     with _replacing(Path(os.path.realpath(path)), needed) as temporary:
         yield temporary
-        _sync(temporary)
+        sync(temporary)
 
 
 @contextlib.contextmanager
@@ -68,7 +68,7 @@ def _replacing(target: Path, needed: int | None) -> Iterator[Path]:
             temporary.unlink()
         raise
     with contextlib.suppress(OSError):  # some file systems cannot sync a folder
-        _sync(target.parent)
+        sync(target.parent)
 
 
 @contextlib.contextmanager
@@ -138,7 +138,8 @@ def _mode(target: Path) -> int | None:
     return None
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk before going on."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from audiossl.atomic import atomic_write
+from audiossl.atomic import atomic_write, sync
 from audiossl.errors import ModelError, OutputError
 from audiossl.hub import sha256
 
@@ -45,7 +45,7 @@ def write(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, 
         _write_json(working / MANIFEST, {name: sha256(working / name) for name in (TENSORS, FACTS)})
         shutil.rmtree(final, ignore_errors=True)
         os.replace(working, final)
-        _sync(folder)
+        sync(folder)
     except OSError as error:
         raise OutputError(f"{final}: {error.strerror or error}") from error
     finally:
@@ -149,11 +149,3 @@ def _bits() -> dict[str, Any]:
 def _write_json(path: Path, values: dict[str, Any]) -> None:
     with atomic_write(path) as file:
         file.write(json.dumps(values, indent=1).encode("utf-8"))
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
