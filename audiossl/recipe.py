@@ -284,7 +284,7 @@ def _check_architecture(model: ModelSection, where: str) -> None:
     name = arguments.pop("name", None)
     folder = resources.files("audiossl") / "models"
     files = (entry.name for entry in folder.iterdir() if entry.name.endswith(".py"))
-    known = sorted({file.removesuffix(".py") for file in files} - {"__init__", "layers"})
+    known = sorted({file.removesuffix(".py") for file in files} - {"__init__", "layers", "patches"})
     if name not in known:
         hint = near(str(name), known)
         raise fail("model.architecture.name", f"unknown architecture {name!r}{hint}", where)

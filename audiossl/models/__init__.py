@@ -18,7 +18,7 @@ from torch import nn
 
 from audiossl.errors import ModelError
 
-NOT_ARCHITECTURES = {"layers"}
+NOT_ARCHITECTURES = {"layers", "patches"}
 
 
 def names() -> list[str]:

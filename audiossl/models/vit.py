@@ -11,9 +11,7 @@ What differs between the published systems, and the argument that says it:
   Audio-MAE   time       1             sincos_swapped  fc_norm              16x16
   Bird-MAE    time       1             sincos_swapped  fc_norm              16x16
 
-`order` is the axis whose patches stand in rows: "frequency" reads the patch grid frequency by
-frequency (all times of the lowest patch row first), "time" reads it instant by instant. With "time"
-the spectrogram is transposed once at the door, and rows, columns, kernels and pixels all follow.
+The patch grid and its `order`, and the position tables, are in patches.py.
 
 Papers: AST (Gong et al. 2021), SSAST (Gong et al. 2022), Audio-MAE (Huang et al. 2022), Bird-MAE
 (Rauch et al. 2025); blocks and class tokens as in ViT and DeiT. Dropout, which none of the four
@@ -26,16 +24,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from audiossl.models.layers import Block
+from audiossl.models.patches import Fit, Order, PatchEmbed, resize_table, resize_tail, sincos
 
-Order = Literal["frequency", "time"]
 Positions = Literal["learned", "sincos", "sincos_swapped"]
 Pooling = Literal["cls", "cls_dist", "patches", "fc_norm"]
-Fit = Literal["cut", "interpolate"]
 
 SIZES = {  # dim, depth, heads: DeiT's three (AST, SSAST) and ViT's three (Bird-MAE, section 1)
     "tiny": (192, 12, 3),
@@ -44,7 +40,6 @@ SIZES = {  # dim, depth, heads: DeiT's three (AST, SSAST) and ViT's three (Bird-
     "large": (1024, 24, 16),
     "huge": (1280, 32, 16),
 }
-WAVELENGTH = 10_000.0  # patches: the longest period of a sin-cos table is 2 pi times this
 
 
 class ViT(nn.Module):
@@ -100,8 +95,7 @@ class ViT(nn.Module):
         self.pooling: Pooling = pooling
         self.class_tokens, self.checkpointing = class_tokens, checkpointing
         self._check()
-        kernel, step = self._along_rows(patch), self._along_rows(stride or patch)
-        self.patch_embed = nn.Conv2d(1, dim, kernel, step)
+        self.patch_embed = PatchEmbed(dim, mel, patch, stride, order)
         self.built_rows = self.grid(frames)[0]  # a swapped table keeps counting by it
         if class_tokens >= 1:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
@@ -133,10 +127,7 @@ class ViT(nn.Module):
 
         Raises ValueError when mel is not the model's or the frames do not fill one patch.
         """
-        if spec.ndim != 3 or spec.shape[1] != self.mel:
-            raise ValueError(f"expected spec (batch, {self.mel}, frames), got {tuple(spec.shape)}")
-        self.grid(spec.shape[-1])
-        return self.patch_embed(self._image(spec)).flatten(2).transpose(1, 2)
+        return self.patch_embed(spec)
 
     def patch_pixels(self, spec: Tensor) -> Tensor:
         """spec: (batch, mel, frames) -> the spectrogram's values in each patch.
@@ -144,9 +135,7 @@ class ViT(nn.Module):
         (batch, patches, pixels); patches in token order, pixels row by row of the image: what
         masked models reconstruct.
         """
-        conv = self.patch_embed
-        kernel, step = conv.kernel_size, conv.stride
-        return F.unfold(self._image(spec), kernel, stride=step).transpose(1, 2)
+        return self.patch_embed.pixels(spec)
 
     def positions(self, frames: int) -> Tensor:
         """Position of each patch of a spectrogram of `frames` frames: (1, patches, dim)."""
@@ -186,14 +175,7 @@ class ViT(nn.Module):
 
     def grid(self, frames: int) -> tuple[int, int]:
         """(rows, columns) of patches in a spectrogram of `frames` frames; ValueError on 0."""
-        sides = self._along_rows((self.mel, frames))
-        conv = self.patch_embed
-        lengths = zip(sides, conv.kernel_size, conv.stride, strict=True)
-        rows, columns = ((side - kernel) // step + 1 for side, kernel, step in lengths)
-        if rows < 1 or columns < 1:
-            kernel = self._along_rows(conv.kernel_size)
-            raise ValueError(f"{self.mel} x {frames} values do not fill one patch of {kernel}")
-        return rows, columns
+        return self.patch_embed.grid(frames)
 
     def refit(
         self, frames: int, stride: Sequence[int] | None = None, ssast_bug: bool = False
@@ -206,25 +188,12 @@ class ViT(nn.Module):
         old = self.grid(self.frames)
         self.frames = frames
         if stride is not None:
-            self.patch_embed.stride = self._along_rows(stride)
+            self.patch_embed.restride(stride)
         new = self.grid(frames)
         self.built_rows = new[0]
         if self.position_kind == "learned":
-            with torch.no_grad():
-                extra, table = self.pos_embed.split(
-                    [self.class_tokens, self.pos_embed.shape[1] - self.class_tokens], dim=1
-                )
-                table = resize_table(table, old, new, self.fit, ssast_bug)
-                self.pos_embed = nn.Parameter(torch.cat([extra, table], dim=1))
-
-    def _image(self, spec: Tensor) -> Tensor:
-        rows_first = spec if self.order == "frequency" else spec.transpose(1, 2)
-        return rows_first.unsqueeze(1)  # (batch, 1, rows, columns)
-
-    def _along_rows(self, pair: Sequence[int]) -> tuple[int, int]:
-        """(frequency, time) to (rows, columns), and back."""
-        frequency, time = pair
-        return (frequency, time) if self.order == "frequency" else (time, frequency)
+            table = resize_tail(self.pos_embed, self.class_tokens, old, new, self.fit, ssast_bug)
+            self.pos_embed = nn.Parameter(table.detach())
 
     def _class_tokens(self) -> Tensor:
         tokens = self.patch_embed.weight.new_zeros(1, 0, self.dim)
@@ -238,8 +207,6 @@ class ViT(nn.Module):
 
     def _check(self) -> None:
         needed = {"cls": 1, "cls_dist": 2, "patches": 0, "fc_norm": 0}
-        if self.order not in ("frequency", "time"):
-            raise ValueError(f"order: expected 'frequency' or 'time', got {self.order!r}")
         if self.position_kind not in ("learned", "sincos", "sincos_swapped"):
             raise ValueError(f"positions: unknown kind {self.position_kind!r}")
         if self.fit not in ("cut", "interpolate"):
@@ -261,74 +228,6 @@ class ViT(nn.Module):
                     nn.init.zeros_(module.bias)
         for table in self.parameters(recurse=False):  # cls, dist, pos_embed
             nn.init.trunc_normal_(table, std=0.02, a=-0.04, b=0.04)
-
-
-def sincos(count: int, width: int, dim: int) -> Tensor:
-    """Fixed 2-D table (1, count, dim) for patches numbered row by row in rows of `width`.
-
-    First half: sine, then cosine of the column; second half: of the row. Source: MAE (He et al.
-    2022), as Audio-MAE and Bird-MAE use it. dim must be a multiple of 4.
-    """
-    if dim % 4:
-        raise ValueError(f"a sin-cos table needs a dim that is a multiple of 4, got {dim}")
-    frequency = WAVELENGTH ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
-    index = torch.arange(count)
-    angles = [
-        place.double().outer(frequency)
-        for place in (index % width, index.div(width, rounding_mode="floor"))
-    ]
-    halves = [torch.cat([angle.sin(), angle.cos()], dim=1) for angle in angles]
-    return torch.cat(halves, dim=1).float().unsqueeze(0)
-
-
-def resize_table(
-    table: Tensor,
-    old: tuple[int, int],
-    new: tuple[int, int],
-    fit: Fit = "cut",
-    ssast_bug: bool = False,
-) -> Tensor:
-    """A position table for another patch grid.
-
-    table: (1, rows * columns, dim); old, new: (rows, columns) -> (1, new rows * columns, dim).
-    An axis that grows is stretched (bilinear); one that shrinks keeps its middle with fit "cut"
-    (AST, SSAST section "fine-tune") and is squeezed with "interpolate".
-    `ssast_bug` repeats what SSAST's public code does in frequency order: stretching time passes
-    through 8 frequency rows whatever their number, and a cut in frequency takes as many rows as
-    there are new columns (it crashes there; here ValueError). With 8 rows or 1 before, as in all
-    released weights, both agree wherever the reference does not crash.
-    """
-    if old == new:
-        return table
-    image = table.transpose(1, 2).unflatten(2, old)  # (1, dim, rows, columns)
-    if ssast_bug:
-        image = _resize_as_ssast(image, old, new)
-    else:
-        if fit == "cut":
-            image = _middle(_middle(image, 2, new[0]), 3, new[1])
-        if image.shape[2:] != new:
-            image = F.interpolate(image, size=new, mode="bilinear")
-    return image.flatten(2).transpose(1, 2)
-
-
-def _middle(image: Tensor, axis: int, size: int) -> Tensor:
-    length = image.shape[axis]
-    return image if length <= size else image.narrow(axis, length // 2 - size // 2, size)
-
-
-def _resize_as_ssast(image: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    if new[1] < old[1]:
-        image = _middle(image, 3, new[1])
-    else:
-        image = F.interpolate(image, size=(8, new[1]), mode="bilinear")
-    if new[0] < old[0]:
-        start = old[0] // 2 - new[0] // 2
-        image = image[:, :, start : start + new[1]]
-    else:
-        image = F.interpolate(image, size=new, mode="bilinear")
-    if image.shape[2:] != new:
-        raise ValueError(f"SSAST's code cannot go from a {old} to a {new} grid: leave its bug out")
-    return image
 
 
 build = ViT
