@@ -25,12 +25,12 @@ from audiossl.typed_yaml import MAX_BYTES, Node, build_dataclass, fail, free, ne
 
 __all__ = ["Augment", "DataSection", "ModelSection", "Recipe", "TrainSection", "load", "loads"]
 
-# Within a section, keys of one side put those of the other side in an underlying layer out of force
-# (`model.from=x` on the command line replaces the recipe's architecture).
-ALTERNATIVES = {
-    "model": (("from",), ("architecture", "frontend")),
-    "data": (("train",), ("folder",)),
-    "train": (("steps",), ("epochs",)),
+# Within a section, a key puts these of an underlying layer out of force (`model.from=x` on the
+# command line replaces the recipe's architecture).
+REPLACES = {
+    "model": {"from": ("architecture", "frontend"), "architecture": ("from", "change")},
+    "data": {"train": ("folder",), "folder": ("train",)},
+    "train": {"steps": ("epochs",), "epochs": ("steps",)},
 }
 SECTIONS = {"model": ModelSection, "data": DataSection, "train": TrainSection}
 TOP = ("base", "method", *SECTIONS, "out")
@@ -141,8 +141,7 @@ def merge(under: Node, over: Node) -> Node:
             keys[key] = value
             places[key] = over.key_places.get(key) or value.where
             continue
-        if key in ALTERNATIVES:
-            below = _without_alternatives(below, value, ALTERNATIVES[key])
+        below = _without_replaced(below, value, REPLACES.get(key, {}))
         keys[key] = merge(below, value)
     return Node(under.where, keys=keys, key_places=places)
 
@@ -230,9 +229,8 @@ def _renamed(below: Node, value: Node) -> bool:
     return old is not None and new is not None and old.text != new.text
 
 
-def _without_alternatives(below: Node, value: Node, sides: tuple[tuple[str, ...], ...]) -> Node:
-    given = set(value.keys or {})
-    drop = {key for side in sides if given & set(side) for s in sides if s != side for key in s}
+def _without_replaced(below: Node, value: Node, replaces: dict[str, tuple[str, ...]]) -> Node:
+    drop = {old for key in value.keys or {} for old in replaces.get(key, ())}
     kept = {key: node for key, node in (below.keys or {}).items() if key not in drop}
     return dataclasses.replace(below, keys=kept)
 
@@ -261,6 +259,12 @@ def _check(model: ModelSection, data: DataSection, train: TrainSection, root: No
 
     if (model.from_ is None) == (model.architecture is None):
         raise fail("model", "give either `from` or `architecture`", place("model"))
+    if model.change is not None and model.from_ is None:
+        message = "what `from` gives can be changed; an architecture says all itself"
+        raise fail("model.change", message, place("model", "change"))
+    if model.change is not None and "name" in model.change:
+        message = "the architecture stays the one of `from`"
+        raise fail("model.change.name", message, place("model", "change"))
     if model.architecture is not None:
         _check_architecture(model, place("model", "architecture"))
     if data.train is not None and data.folder is not None:
@@ -280,15 +284,15 @@ def _check(model: ModelSection, data: DataSection, train: TrainSection, root: No
 
 def _check_architecture(model: ModelSection, where: str) -> None:
     """The name of the architecture and of its arguments, read from the model file's source."""
+    from audiossl import models
+
     arguments = dict(model.architecture or {})
     name = arguments.pop("name", None)
-    folder = resources.files("audiossl") / "models"
-    files = (entry.name for entry in folder.iterdir() if entry.name.endswith(".py"))
-    known = sorted({file.removesuffix(".py") for file in files} - {"__init__", "layers", "patches"})
-    if name not in known:
-        hint = near(str(name), known)
+    if name not in models.names():
+        hint = near(str(name), models.names())
         raise fail("model.architecture.name", f"unknown architecture {name!r}{hint}", where)
-    tree = ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))
+    source = resources.files("audiossl.models") / f"{name}.py"
+    tree = ast.parse(source.read_text(encoding="utf-8"))
     builders = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "build"]
     taken = [arg.arg for n in builders for arg in (*n.args.args, *n.args.kwonlyargs)]
     for key in arguments:

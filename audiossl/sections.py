@@ -21,6 +21,10 @@ class ModelSection:
 
     from_: str | None = None
     """A model by name or folder: its frontend and encoder, and its head if the labels are equal."""
+    change: dict[str, Any] | None = None
+    """With `from`: arguments of its architecture that shall differ, such as {drop_path: 0.1} or
+    {frames: 512, stride: [10, 10]}; the position table follows, as SSAST's code has it with
+    `ssast_bug: true`, and the frontend's frames do."""
     architecture: dict[str, Any] | None = None
     """{name: dscnn, ...arguments of the model file's build()}."""
     frontend: dict[str, Any] | None = None

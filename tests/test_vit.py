@@ -246,6 +246,16 @@ def test_refit_to_overlapping_patches_keeps_the_weights():
     assert torch.equal(fresh(spectrogram()), encoder(spectrogram()))
 
 
+def test_only_the_patches_that_are_kept_are_looked_at():
+    encoder = vit(order="time", pooling="fc_norm")
+    spec, kept = spectrogram(), torch.tensor([[4, 0, 3], [1, 5, 2]])
+    tokens = encoder.patches(spec) + encoder.positions(48)
+    chosen = torch.stack([tokens[0, [4, 0, 3]], tokens[1, [1, 5, 2]]])
+    assert torch.equal(encoder(spec, kept), encoder.forward_tokens(chosen))
+    raw = encoder.forward_tokens(chosen, normalise=False)
+    assert torch.equal(encoder.embed(spec, kept), encoder.pool(raw))
+
+
 def test_drop_path_leaves_out_whole_samples_and_keeps_the_mean():
     torch.manual_seed(0)
     drop = DropPath(0.25)

@@ -22,6 +22,10 @@ from audiossl.model import Model, load
 from audiossl.recipe import Recipe
 
 EVALUATIONS = 50  # at most, when the recipe does not say how often
+SSAST_BUG = (
+    "ssast_bug"  # of `model.change`: how a position table follows, no argument to build with
+)
+POOL_NORMS = ("norm.", "fc_norm.")  # of an encoder: which there are hangs on how it pools
 CROP_SECONDS = 5.0  # when neither the recipe nor the model says
 
 
@@ -126,10 +130,12 @@ def build_model(recipe: Recipe, rows: Sequence[Row] = ()) -> Model:
     elif old is not None:
         head = old.head
     window = section.window_seconds or recipe.data.crop_seconds or (old and old.window_seconds)
+    change = {key: value for key, value in (section.change or {}).items() if key != SSAST_BUG}
+    architecture = old.architecture if old else section.architecture or {}
     config = ModelConfig(
         name=recipe.name,
-        architecture=dict(old.architecture if old else section.architecture or {}),
-        frontend=dict(section.frontend or (old.frontend if old else {})),
+        architecture={**architecture, **change},
+        frontend=section.frontend or (_frontend(start, change) if start else {}),
         head=head,
         task="tag" if head else "embed",
         window_seconds=window or CROP_SECONDS,
@@ -141,13 +147,41 @@ def build_model(recipe: Recipe, rows: Sequence[Row] = ()) -> Model:
         config.training["from"] = old.name
     try:
         model = Model(config)
+        if start is not None:
+            _adopt(model.encoder, start.encoder, section.change or {})
     except (TypeError, ValueError, ModelError) as error:
-        raise RecipeError(f"recipe model: {error}") from error
-    if start is not None:
-        model.encoder.load_state_dict(start.encoder.state_dict())
-        if model.head is not None and start.head is not None and _same_head(config, start.config):
-            model.head.load_state_dict(start.head.state_dict())
+        key = "model.change" if section.change else "model"
+        raise RecipeError(f"recipe {key}: {error}") from error
+    if start is not None and start.head is not None and _same_head(config, start.config):
+        model.head.load_state_dict(start.head.state_dict())  # type: ignore[union-attr]
     return model
+
+
+def _frontend(start: Model, change: dict[str, Any]) -> dict[str, Any]:
+    """The model's own; where it cuts to a number of frames, to the encoder's new one."""
+    frontend = dict(start.config.frontend)
+    if "frames" in change and start.frontend.clip.frames is not None:
+        frontend["frames"] = change["frames"]
+    return frontend
+
+
+def _adopt(encoder: Any, other: Any, change: dict[str, Any]) -> None:
+    """Give `encoder` the weights of `other`, which differs by `change`.
+
+    The norm that a change of pooling adds stays new, and one that it takes away is left behind.
+    Raises ValueError naming anything else that does not fit.
+    """
+    if {"frames", "stride", SSAST_BUG} & change.keys() and hasattr(other, "refit"):
+        frames, stride = change.get("frames", other.frames), change.get("stride")
+        other.refit(frames, stride, change.get(SSAST_BUG, False))
+    own, theirs = encoder.state_dict(), other.state_dict()
+    free = POOL_NORMS if {"pooling", "final_norm"} & change.keys() else ()
+    differ = {name for name in own.keys() ^ theirs.keys() if not name.startswith(free)}
+    differ |= {n for n in own.keys() & theirs.keys() if own[n].shape != theirs[n].shape}
+    if differ:
+        some = ", ".join(sorted(differ)[:3])
+        raise ValueError(f"{len(differ)} of its tensors do not fit the weights there are: {some}")
+    encoder.load_state_dict({name: theirs.get(name, own[name]) for name in own})
 
 
 def _with_clips(

@@ -2,7 +2,10 @@
 
 Each file defines `build(**arguments) -> nn.Module`, an encoder with
 `.dim`, `encoder(spec) -> tokens (batch, tokens, dim)` and `encoder.embed(spec) -> (batch, dim)`,
-where `spec` is (batch, mel, frames) as the checkpoint's frontend gives it.
+where `spec` is (batch, mel, frames) as the checkpoint's frontend gives it. It may define
+`refit(frames, stride)`: keep what is learned for another length and other strides of patches.
+
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -12,11 +15,12 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Mapping
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from audiossl.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 NOT_ARCHITECTURES = {"layers", "patches"}
 

@@ -96,7 +96,6 @@ class ViT(nn.Module):
         self.class_tokens, self.checkpointing = class_tokens, checkpointing
         self._check()
         self.patch_embed = PatchEmbed(dim, mel, patch, stride, order)
-        self.built_rows = self.grid(frames)[0]  # a swapped table keeps counting by it
         if class_tokens >= 1:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         if class_tokens == 2:
@@ -113,14 +112,18 @@ class ViT(nn.Module):
             self.fc_norm = nn.LayerNorm(dim, eps=eps)
         self._initialise()
 
-    def forward(self, spec: Tensor) -> Tensor:
-        """spec: (batch, mel, frames) -> tokens (batch, class tokens + patches, dim), normalised."""
-        return self.forward_tokens(self.patches(spec) + self.positions(spec.shape[-1]))
+    def forward(self, spec: Tensor, kept: Tensor | None = None) -> Tensor:
+        """spec: (batch, mel, frames) -> tokens (batch, class tokens + patches, dim), normalised.
 
-    def embed(self, spec: Tensor) -> Tensor:
-        """spec: (batch, mel, frames) -> (batch, dim), pooled as `pooling` says."""
-        tokens = self.patches(spec) + self.positions(spec.shape[-1])
-        return self.pool(self.forward_tokens(tokens, normalise=self.pooling != "fc_norm"))
+        kept: (batch, n) int64, the patches that are looked at, in the order of the tokens that come
+        out; the blocks never see the others. None: all.
+        """
+        return self.forward_tokens(self._placed(spec, kept))
+
+    def embed(self, spec: Tensor, kept: Tensor | None = None) -> Tensor:
+        """spec: (batch, mel, frames) -> (batch, dim), pooled as `pooling` says; `kept` as above."""
+        normalise = self.pooling != "fc_norm"
+        return self.pool(self.forward_tokens(self._placed(spec, kept), normalise))
 
     def patches(self, spec: Tensor) -> Tensor:
         """spec: (batch, mel, frames) -> embedded patches (batch, patches, dim), no positions yet.
@@ -141,11 +144,18 @@ class ViT(nn.Module):
         """Position of each patch of a spectrogram of `frames` frames: (1, patches, dim)."""
         if self.position_kind != "learned":
             rows, columns = self.grid(frames)
-            swapped = self.position_kind == "sincos_swapped"
-            width = self.built_rows if swapped else columns
-            return sincos(rows * columns, width, self.dim).to(self.patch_embed.weight)
+            table = sincos(rows * columns, self.table_width(frames), self.dim)
+            return table.to(self.patch_embed.weight)
         table = self.pos_embed[:, self.class_tokens :]
         return resize_table(table, self.grid(self.frames), self.grid(frames), self.fit)
+
+    def table_width(self, frames: int) -> int:
+        """Patches in a row, as a sin-cos table counts them.
+
+        A swapped one takes the rows that the model was made with for the row's length.
+        """
+        swapped = self.position_kind == "sincos_swapped"
+        return self.grid(self.frames)[0] if swapped else self.grid(frames)[1]
 
     def forward_tokens(self, tokens: Tensor, normalise: bool = True) -> Tensor:
         """Patch tokens with their positions, all or only those that are not masked, in any order.
@@ -190,10 +200,16 @@ class ViT(nn.Module):
         if stride is not None:
             self.patch_embed.restride(stride)
         new = self.grid(frames)
-        self.built_rows = new[0]
         if self.position_kind == "learned":
             table = resize_tail(self.pos_embed, self.class_tokens, old, new, self.fit, ssast_bug)
             self.pos_embed = nn.Parameter(table.detach())
+
+    def _placed(self, spec: Tensor, kept: Tensor | None) -> Tensor:
+        """Embedded patches with their positions, all or those kept: (batch, n, dim)."""
+        tokens = self.patches(spec) + self.positions(spec.shape[-1])
+        if kept is None:
+            return tokens
+        return tokens.gather(1, kept[..., None].expand(-1, -1, self.dim))
 
     def _class_tokens(self) -> Tensor:
         tokens = self.patch_embed.weight.new_zeros(1, 0, self.dim)
