@@ -116,6 +116,8 @@ class HearModel(nn.Module):
     def scenes(self, audio: Tensor) -> Tensor:
         """audio: (sounds, samples) at `sample_rate` -> (sounds, scene_embedding_size)."""
         wave = self._wave(audio)
+        if wave.shape[1] < self.timestamp_window:
+            wave = wave[:, _mirrored(torch.arange(self.timestamp_window), wave.shape[1])]
         if wave.shape[1] <= self.window:
             return torch.cat([self(group) for group in wave.split(BATCH)])
         places = _places(wave.shape[1], Fraction(self.window, SCENE_HOPS))
@@ -134,13 +136,10 @@ class HearModel(nn.Module):
         return torch.cat(parts, dim=2), times * float(1000 * HOP)
 
     def _wave(self, audio: Tensor) -> Tensor:
-        """Checked, at the model's rate and on its device, no shorter than a timestamp's window."""
+        """At the model's rate and on its device."""
         wave = audio.detach().float()
         if self.sample_rate != self.model.rate:
             wave = _resampled(wave, self.sample_rate, self.model.rate)
-        missing = self.timestamp_window - wave.shape[1]
-        if missing > 0:
-            wave = wave[:, _mirrored(torch.arange(self.timestamp_window), wave.shape[1])]
         return wave.to(self.device)
 
     def _around(self, places: Tensor, wave: Tensor, size: int, mel: bool = False) -> Tensor:
@@ -225,5 +224,7 @@ def _mirrored(index: Tensor, length: int) -> Tensor:
 
 
 def _resampled(wave: Tensor, rate: int, target: int) -> Tensor:
+    """wave: (sounds, samples) at `rate` -> at `target`, at least one sample."""
     sounds = [soxr.resample(sound, rate, target, quality=QUALITY) for sound in wave.cpu().numpy()]
-    return torch.stack([torch.from_numpy(sound) for sound in sounds])
+    found = torch.stack([torch.from_numpy(sound) for sound in sounds])
+    return found if found.shape[1] else wave[:, :1]

@@ -137,7 +137,7 @@ def test_the_stored_embeddings(reference):
     assert_as_stored("hear/timestamps_ms", times, stored, facts)
 
 
-def slow(model: hear.HearModel, audio: Tensor, size: int, hop: int, mel: bool = False) -> Tensor:
+def slow(model: Any, audio: Tensor, size: int, hop: int, mel: bool = False) -> Tensor:
     """Windows by torch's own mirror and unfold, one at a time: (sounds, windows, values)."""
     mirrored = pad(audio[:, None], (size // 2, size // 2), mode="reflect")
     windows = unfold(mirrored[:, None], (1, size), stride=(1, hop)).transpose(1, 2)
@@ -265,6 +265,7 @@ def test_an_unusual_rate_is_resampled_inside():
     with torch.no_grad():
         expected = model(torch.from_numpy(np.stack(halved)))
     torch.testing.assert_close(hear.get_scene_embeddings(audio, model), expected)
+    assert hear._resampled(torch.ones(2, 3), 16000, 1000).shape == (2, 1)
     assert dscnn(11025).sample_rate == 16000
     assert dscnn(24000).sample_rate == 32000
     assert dscnn(96000).sample_rate == 48000

@@ -106,7 +106,12 @@ def test_a_loaded_model_does_not_need_its_file_any_more(folder: Path) -> None:
 @pytest.mark.parametrize("name", models.names())
 def test_every_architecture_loads(name: str, tmp_path: Path) -> None:
     """Each must build on the meta device, where there is no data, and come back complete."""
-    arguments = {"dscnn": CONFIG["architecture"], "ast": SMALL_VIT, "vit": SMALL_VIT}.get(name, {})
+    arguments = {
+        "dscnn": CONFIG["architecture"],
+        "ast": SMALL_VIT,
+        "passt": SMALL_VIT,
+        "vit": SMALL_VIT,
+    }.get(name, {})
     config = ModelConfig(**{**CONFIG, "architecture": {**arguments, "name": name}})
     made = Model(config).eval()
     save_model(made, tmp_path / name)

@@ -28,7 +28,6 @@ from audiossl import model as model_folders
 from audiossl.engine import job, train
 from audiossl.errors import ModelError, RecipeError
 from audiossl.layout import Checkpoint
-from audiossl.models.passt import PaSST
 
 RATE = 32000
 
@@ -82,7 +81,8 @@ def test_stored_tokens_features_and_logits(reference, spec, name, frames):
 
 def test_stored_patchout_and_its_gradients(reference, spec):
     model, facts, stored = reference
-    encoder = models.build("passt", **architecture(model), patchout_time=40, patchout_frequency=4)
+    arguments = {k: v for k, v in model.config.architecture.items() if k != "name"}
+    encoder: Any = models.build("passt", **arguments, patchout_time=40, patchout_frequency=4)
     encoder.load_state_dict(model.encoder.state_dict())
     into = watch(encoder)
     torch.manual_seed(facts["spec"]["seed"])
@@ -117,10 +117,6 @@ def test_stored_patchout_and_its_gradients(reference, spec):
         assert kept.tolist() == stored[f"patchout/{axis}_indices_kept"].tolist()
 
 
-def architecture(model: Any) -> dict[str, Any]:
-    return {key: value for key, value in model.config.architecture.items() if key != "name"}
-
-
 def watch(encoder: Any) -> list[Tensor]:
     """What goes into the blocks, call by call."""
     seen: list[Tensor] = []
@@ -131,13 +127,12 @@ def watch(encoder: Any) -> list[Tensor]:
 # --- patchout -------------------------------------------------------------------------------------
 
 
-def small(**arguments: Any) -> PaSST:
+def small(**arguments: Any) -> Any:
     torch.manual_seed(0)
-    sizes = {"dim": 8, "depth": 1, "heads": 2, **arguments}
-    return models.build("passt", **sizes)  # type: ignore[return-value]
+    return models.build("passt", **{"dim": 8, "depth": 1, "heads": 2, **arguments})
 
 
-def numbered(**patchout: int) -> tuple[PaSST, list[Tensor]]:
+def numbered(**patchout: int) -> tuple[Any, list[Tensor]]:
     """An encoder whose patch tokens say in their first value where they stand: 1000 row + column.
 
     Its second value is the clip's, so that one sees which patches the clips have.

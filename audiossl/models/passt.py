@@ -119,8 +119,8 @@ class PaSST(nn.Module):
         """spec: (batch, mel, frames) -> (batch, moments, dim), a moment every stride frames.
 
         Patch tokens, normalised, averaged over frequency. A spectrogram longer than the time table
-        is read table by table, side by side, so that all of it has moments. For evaluation: patchout
-        leaves no moments in order.
+        is read table by table, side by side, so that all of it has moments. In training with
+        patchout there is no such order.
         """
         step = self.patch_embed.stride[1]
         count = self.patch_embed.grid(max(spec.shape[-1], PATCH))[1]
