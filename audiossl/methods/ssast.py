@@ -38,6 +38,8 @@ from audiossl.model import Model
 from audiossl.sections import Count
 from audiossl.typed_yaml import Range
 
+Contrast = Literal["predictions", "patches"]
+
 
 @dataclass
 class Config:
@@ -81,10 +83,11 @@ class JointObjective(nn.Module):
         encoder: Any,
         hidden: int = 400,
         generative: float = 10.0,
-        contrast: Literal["predictions", "patches"] = "predictions",
+        contrast: Contrast = "predictions",
     ) -> None:
         super().__init__()
-        self.hidden, self.weight, self.contrast = hidden, generative, contrast
+        self.hidden, self.weight = hidden, generative
+        self.contrast: Contrast = contrast
         dim, (height, width) = encoder.dim, encoder.patch_embed.kernel_size
         self.discriminative = _head(dim, height * width)
         self.generative = _head(dim, height * width)
@@ -129,11 +132,12 @@ class JointObjective(nn.Module):
 
 
 def info_nce(
-    predictions: Tensor, patches: Tensor, over: Literal["predictions", "patches"] = "predictions"
+    predictions: Tensor, patches: Tensor, over: Contrast = "predictions"
 ) -> tuple[Tensor, Tensor]:
     """InfoNCE inside each clip, and the share of predictions that find their own patch.
 
-    predictions, patches: (batch, hidden, pixels), i-th belongs to i-th. over: see `Config.contrast`.
+    predictions, patches: (batch, hidden, pixels), the i-th belongs to the i-th.
+    over: see `Config.contrast`.
     """
     scores = patches @ predictions.transpose(1, 2)  # (batch, patch, prediction)
     axis = 2 if over == "predictions" else 1
