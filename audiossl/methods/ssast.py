@@ -19,12 +19,13 @@ published weights; one difference is a choice here:
 `accuracy` is the code's: how often prediction i gives patch i a higher probability than it gives
 any other hidden patch of the clip, the probabilities being those of the sum above.
 
-`JointObjective` asks of an encoder: dim, class_tokens, patch_embed.kernel_size, patches(spec),
-patch_pixels(spec), positions(frames), grid(frames) and forward_tokens(tokens).
+`JointObjective` asks of an encoder: dim, class_tokens, patch_embed (its kernel and stride),
+patches(spec), patch_pixels(spec), positions(frames), grid(frames) and forward_tokens(tokens).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -75,7 +76,8 @@ class JointObjective(nn.Module):
     """Both tasks of SSAST for any encoder of patches; SSAMBA has the same.
 
     encoder: see the module's docstring; it gives the sizes and is not kept. hidden: patches hidden
-    in each clip. generative, contrast: see `Config`.
+    in each clip. generative, contrast: see `Config`. Raises RecipeError when the encoder has no
+    patches, or patches that overlap.
     """
 
     def __init__(
@@ -86,12 +88,18 @@ class JointObjective(nn.Module):
         contrast: Contrast = "predictions",
     ) -> None:
         super().__init__()
+        if not hasattr(encoder, "patch_pixels"):
+            raise RecipeError("recipe model.architecture: this method hides patches: it has none")
+        embed = encoder.patch_embed
+        if tuple(embed.stride) != tuple(embed.kernel_size):
+            message = "patches that overlap would show what is hidden: pretrain side by side"
+            raise RecipeError(f"recipe model.architecture.stride: {message}")
         self.hidden, self.weight = hidden, generative
         self.contrast: Contrast = contrast
-        dim, (height, width) = encoder.dim, encoder.patch_embed.kernel_size
-        self.discriminative = _head(dim, height * width)
-        self.generative = _head(dim, height * width)
-        self.mask_embed = nn.Parameter(torch.empty(1, 1, dim))
+        pixels = math.prod(embed.kernel_size)
+        self.discriminative = _head(encoder.dim, pixels)
+        self.generative = _head(encoder.dim, pixels)
+        self.mask_embed = nn.Parameter(torch.empty(1, 1, encoder.dim))
         nn.init.xavier_normal_(self.mask_embed)
 
     def forward(
