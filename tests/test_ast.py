@@ -26,7 +26,7 @@ def fixture(name: str) -> tuple[dict[str, Any], Any, dict[str, Tensor]]:
     facts = json.loads((PARITY / f"{name}.json").read_text())
     tensors = {
         key: torch.from_numpy(fill(key, shape, dtype, facts["salt"]))
-        for key, shape, dtype, kind in facts["keys"][""]
+        for key, shape, dtype, kind, *_ in facts["keys"][""]
         if kind == "filled"
     }
     return facts, np.load(PARITY / f"{name}.npz"), tensors

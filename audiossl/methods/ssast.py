@@ -12,10 +12,9 @@ have masks of their own, so the encoder runs twice on each batch. The encoder is
 and the learned vector are left behind.
 
 Paper: Gong, Lai, Chung, Glass, "SSAST: Self-Supervised Audio Spectrogram Transformer", AAAI 2022;
-code YuanGongND/ssast. Where the two differ this follows the code, which made the
-published weights; one difference is a choice here:
-- equation 1 divides by the sum over patches, sum_j exp(r_j c_i); the code, as its authors confirm
-  in issue 13, by the sum over predictions. `contrast` chooses.
+code YuanGongND/ssast. This follows the code, which made the published weights. In one point the
+code is not the paper, as its authors say in issue 13: equation 1 divides by the sum over patches,
+sum_j exp(r_j c_i), the code by the sum over predictions. `contrast` chooses.
 `accuracy` is the code's: how often prediction i gives patch i a higher probability than it gives
 any other hidden patch of the clip, the probabilities being those of the sum above.
 
