@@ -119,6 +119,8 @@ class TrainSection:
     """After the warm-up."""
     step_every: Count | None = None
     """step schedule: updates between two cuts."""
+    step_start: Count | None = None
+    """step schedule: updates before the first cut; default: warm-up and step_every."""
     step_factor: Fraction = 0.85
     """step schedule: what the rate is multiplied by."""
     warmup: Annotated[float, Range(low=0)] = 0.0

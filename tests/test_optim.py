@@ -113,6 +113,9 @@ def test_the_other_schedules() -> None:
     assert [constant(i) for i in range(4)] == [0.5, 1, 1, 1]
     cuts = schedule(replace(CONFIG, schedule="step", step_every=2, step_factor=0.1), 7)
     assert [cuts(i) for i in range(6)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    late = replace(CONFIG, schedule="step", step_every=2, step_factor=0.1, step_start=5, warmup=2)
+    rates = [schedule(late, 9)(i) for i in range(9)]
+    assert rates == pytest.approx([0.5, 1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def schedule(config: TrainSection, steps: int) -> Callable[[int], float]:
 
     Warm-up rises linearly and ends at the peak: update i of w uses lr * (i + 1) / w. Then cosine or
     linear fall towards min_lr, which the update after the last would have, or cuts by step_factor
-    every step_every updates.
+    every step_every updates, the first one at update step_start.
     """
     warmup = warmup_steps(config.warmup, steps)
 
@@ -78,7 +78,9 @@ def schedule(config: TrainSection, steps: int) -> Callable[[int], float]:
         if config.schedule == "linear":
             return config.min_lr + span * (1 - min(done, 1))
         if config.schedule == "step" and config.step_every:
-            return config.lr * config.step_factor ** ((step - warmup) // config.step_every)
+            first = config.step_start or warmup + config.step_every
+            cuts = max(0, 1 + (step - first) // config.step_every)
+            return config.lr * config.step_factor**cuts
         return config.lr
 
     return rate
