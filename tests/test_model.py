@@ -110,6 +110,7 @@ def test_every_architecture_loads(name: str, tmp_path: Path) -> None:
         "dscnn": CONFIG["architecture"],
         "ast": SMALL_VIT,
         "passt": SMALL_VIT,
+        "ssast": SMALL_VIT,
         "vit": SMALL_VIT,
     }.get(name, {})
     config = ModelConfig(**{**CONFIG, "architecture": {**arguments, "name": name}})
