@@ -111,14 +111,13 @@ class JointObjective(nn.Module):
         """
         if masks is None:
             masks = self._masks(encoder, spec), self._masks(encoder, spec)
-        outputs = [self._encode(encoder, spec, ids) for ids in masks]
         pixels = encoder.patch_pixels(spec)  # (batch, patches, pixels)
-        targets = [_take(pixels, ids) for ids in masks]
-        with torch.autocast(spec.device.type, enabled=False):  # exp and squares need all digits
+        first, second = (self._encode(encoder, spec, ids).to(pixels) for ids in masks)
+        with torch.autocast(spec.device.type, enabled=False):  # exp needs all digits
             nce, accuracy = info_nce(
-                self.discriminative(outputs[0].float()), targets[0], self.contrast
+                self.discriminative(first), _take(pixels, masks[0]), self.contrast
             )
-            mse = F.mse_loss(self.generative(outputs[1].float()), targets[1])
+            mse = F.mse_loss(self.generative(second), _take(pixels, masks[1]))
         parts = {"nce": nce.detach(), "mse": mse.detach(), "accuracy": accuracy}
         return nce + self.weight * mse, parts
 
