@@ -17,6 +17,11 @@ from audiossl.layout import Checkpoint
 from audiossl.methods.ssast import JointObjective
 
 
+def encoder_of(**arguments: Any) -> Any:
+    torch.manual_seed(0)
+    return models.build("ssast", **arguments)
+
+
 def parallel(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"module.{name}": value for name, value in tensors.items()}
 
@@ -48,7 +53,7 @@ def fine_tuned(reference, pretrained, tmp_path_factory):
     converted and loaded."""
     facts = reference[0]
     settings = facts["variant"]["finetune"]
-    encoder = models.build("ssast", size="tiny")
+    encoder = encoder_of(size="tiny")
     encoder.load_state_dict(pretrained.encoder.state_dict())
     stride = (settings["fstride"], settings["tstride"])
     encoder.refit(settings["input_tdim"], stride, ssast_bug=True)
@@ -76,7 +81,8 @@ def test_the_released_layout(reference, pretrained):
 
 def test_losses_and_gradients_of_the_stored_masks(reference, pretrained):
     facts, stored, tensors = reference
-    encoder, objective = pretrained.encoder, JointObjective(pretrained.encoder)
+    encoder: Any = pretrained.encoder
+    objective: Any = JointObjective(encoder)
     objective.load_state_dict(
         {
             name: tensors[name.replace("discriminative", "cpredlayer").replace(*GPRED)]
@@ -140,8 +146,7 @@ SIZE = {"dim": 64, "depth": 2, "heads": 1, "frames": 128}
 
 def original(patch: tuple[int, int] = (16, 16), **more: Any) -> dict[str, Tensor]:
     """A pretraining checkpoint in the authors' layout, from our own model turned round by hand."""
-    torch.manual_seed(0)
-    encoder = models.build("ssast", **SIZE, patch=patch)
+    encoder = encoder_of(**SIZE, patch=patch)
     tensors = {
         f"v.{name.replace('patch_embed.', 'patch_embed.proj.')}": value
         for name, value in encoder.state_dict().items()
@@ -154,7 +159,7 @@ def original(patch: tuple[int, int] = (16, 16), **more: Any) -> dict[str, Tensor
 
 
 def fine(patch: tuple[int, int], stride: tuple[int, int], frames: int) -> dict[str, Tensor]:
-    encoder = models.build("ssast", **{**SIZE, "frames": frames}, patch=patch, stride=stride)
+    encoder = encoder_of(**{**SIZE, "frames": frames}, patch=patch, stride=stride)
     tensors = {
         f"v.{name.replace('patch_embed.', 'patch_embed.proj.')}": value
         for name, value in encoder.state_dict().items()
@@ -232,8 +237,7 @@ def test_nothing_is_loaded_in_part(broken, words):
 
 
 def test_first_weights_are_deits():
-    torch.manual_seed(0)
-    encoder = models.build("ssast", size="tiny", depth=1)
+    encoder = encoder_of(size="tiny", depth=1)
     assert encoder.blocks[0].attn.qkv.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert not encoder.blocks[0].attn.qkv.bias.any()
     bound = 1 / 16  # a convolution's default: uniform to 1 / sqrt(inputs), 16 x 16
@@ -252,8 +256,7 @@ def test_first_weights_are_deits():
 def test_position_tables_of_the_papers_tasks(patch, stride, frames, grid):
     """The corrected way and the reference's agree for every released weight and task of the
     paper."""
-    torch.manual_seed(0)
-    right, bug = (models.build("ssast", dim=8, depth=1, heads=1, patch=patch) for _ in range(2))
+    right, bug = (encoder_of(dim=8, depth=1, heads=1, patch=patch) for _ in range(2))
     bug.load_state_dict(right.state_dict())
     right.refit(frames, stride)
     bug.refit(frames, stride, ssast_bug=True)

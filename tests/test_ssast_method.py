@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 from torch import Tensor
 
-from audiossl import models, recipe
-from audiossl.engine import train
+from audiossl import models
 from audiossl.errors import RecipeError
 from audiossl.methods.ssast import Config, JointObjective, Method, info_nce
-from audiossl.model import Model, load
+from audiossl.model import Model
 from audiossl.model_config import ModelConfig
 
 SMALL = {"dim": 8, "depth": 1, "heads": 2, "mel": 32, "frames": 64}  # 2 x 4 patches
