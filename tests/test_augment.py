@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from audiossl.data.augment import SpecAugment, add_noise, augment_wave, coloured_noise, mixup
+from audiossl.data.augment import (
+    SpecAugment,
+    add_noise,
+    augment_wave,
+    coloured_noise,
+    jitter,
+    mixup,
+)
 from audiossl.sections import Augment
 
 WAVE = np.sin(np.arange(4000) * 0.3).astype(np.float32)
@@ -152,6 +159,25 @@ def test_spec_augment_draws_every_width_and_place() -> None:
 def test_masks_wider_than_the_spectrogram_are_cut() -> None:
     layer = SpecAugment(freq_masks=1, freq_width=100, time_masks=1, time_width=100)
     assert layer(torch.randn(3, 4, 5)).shape == (3, 4, 5)
+
+
+def test_jitter_rolls_each_item_and_adds_noise_of_its_own_level() -> None:
+    spec = torch.randn(64, 3, 20, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    shifted = jitter(spec, 0.0, 4)
+    offsets = set()
+    for item, moved in zip(spec, shifted, strict=True):
+        found = [k for k in range(-10, 10) if torch.equal(item.roll(k, dims=1), moved)]
+        assert len(found) == 1
+        offsets.add(found[0])
+    assert offsets == set(range(-4, 4))
+    noise = jitter(spec, 0.5, 0) - spec
+    assert noise.min() > -1e-6
+    level = noise.amax((1, 2))
+    assert 0.4 < level.max() < 0.5
+    assert level.min() < 0.1
+    torch.testing.assert_close(noise.mean((1, 2)), level / 2, atol=0.08, rtol=0)
+    torch.testing.assert_close(jitter(spec, 0.0, 0), spec)
 
 
 def _one_span(mask: torch.Tensor) -> bool:

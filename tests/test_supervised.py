@@ -146,7 +146,14 @@ def test_gradient_of_two_passes_weighed_is_that_of_one_big_batch() -> None:
 @pytest.mark.parametrize("where", ["wave", "spec"])
 def test_mixup_and_masks_are_for_training_alone(where: Any) -> None:
     config = Config(
-        mixup=1.0, mixup_on=where, freq_masks=2, freq_width=20, time_masks=2, time_width=20
+        mixup=1.0,
+        mixup_on=where,
+        freq_masks=2,
+        freq_width=20,
+        time_masks=2,
+        time_width=20,
+        spec_noise=0.1,
+        spec_shift=3,
     )
     method = Method(model(), config)
     data = batch(TARGETS)

@@ -117,6 +117,20 @@ class SpecAugment(nn.Module):
         return torch.where(mask, spec.mean((1, 2), keepdim=True), spec)
 
 
+def jitter(spec: Tensor, noise: float, shift: int) -> Tensor:
+    """Noise on a spectrogram and a shift in time, as AST and SSAST are fine-tuned on short clips.
+
+    spec: (batch, mel, frames), normalised -> the same shape. Each item gets uniform noise from 0 to
+    a level of its own, itself uniform from 0 to `noise`, and is rolled by -shift .. shift - 1
+    frames. Source: YuanGongND/ast src/dataloader.py, with noise 0.1 and shift 10.
+    """
+    batch, _, frames = spec.shape
+    level = noise * torch.rand(batch, 1, 1, device=spec.device)
+    offset = torch.randint(-shift, max(shift, 1), (batch, 1, 1), device=spec.device)
+    places = (torch.arange(frames, device=spec.device) - offset) % frames  # (batch, 1, frames)
+    return (spec + level * torch.rand_like(spec)).gather(2, places.expand_as(spec))
+
+
 def _band(batch: int, size: int, width: int, device: torch.device) -> Tensor:
     """(batch, size) bool: one band an item, its width uniform in 0..width, wholly inside."""
     span = (torch.rand(batch, device=device) * (min(width, size) + 1)).long()

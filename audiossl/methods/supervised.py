@@ -1,6 +1,6 @@
 """Supervised fine-tuning: labelled clips, one head, one of three losses.
 
-Parts: frontend -> SpecAugment -> encoder -> head -> loss over the known targets.
+Parts: frontend -> SpecAugment -> noise and shift -> encoder -> head -> loss over the known targets.
 `bce`         independent labels (sigmoid)
 `ce`          one label a clip (softmax); a clip with several has them in equal parts
 `asymmetric`  independent labels where absences outnumber presences by far (Ridnik et al. 2021,
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audiossl.data.augment import SpecAugment, mixup
+from audiossl.data.augment import SpecAugment, jitter, mixup
 from audiossl.errors import RecipeError
 from audiossl.model import Model
 from audiossl.sections import Fraction, Natural
@@ -63,6 +63,10 @@ class Config:
     """SpecAugment: number of spans of frames that are masked."""
     time_width: Natural = 0
     """SpecAugment: largest width of a span, frames."""
+    spec_noise: Annotated[float, Range(low=0, high=10)] = 0.0
+    """Largest level of uniform noise added to the normalised spectrogram (AST: 0.1)."""
+    spec_shift: Natural = 0
+    """Largest cyclic shift of the spectrogram in time, frames (AST: 10)."""
     freeze_encoder: bool = False
     """Train the head alone on the encoder as it is (linear probing)."""
 
@@ -104,7 +108,10 @@ class Method(nn.Module):
         spec = self.model.frontend(wave)
         if self.training and self.config.mixup and self.config.mixup_on == "spec":
             spec, target = self._mixup(spec, target)
-        logits = self.model.classify(self.spec_augment(spec)).float()
+        spec = self.spec_augment(spec)
+        if self.training and (self.config.spec_noise or self.config.spec_shift):
+            spec = jitter(spec, self.config.spec_noise, self.config.spec_shift)
+        logits = self.model.classify(spec).float()
         losses, known = self._losses(logits, target)
         weight = known.sum()
         values = {"weight": weight}
