@@ -205,6 +205,8 @@ def test_marks_tell_it_from_ast():
     """A fine-tuned file has AST's names: it is taken for AST's unless it is asked for."""
     assert convert.convert(Checkpoint(original())).layout == "ssast"
     assert convert.convert(Checkpoint(fine((16, 16), (10, 10), 128))).layout == "ast"
+    with pytest.raises(ModelError, match=r"patches of 128x2, .* --layout ssast-finetuned"):
+        convert.convert(Checkpoint(fine((128, 2), (128, 1), 128)))
 
 
 def without(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:

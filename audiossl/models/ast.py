@@ -91,6 +91,10 @@ def _original_config(checkpoint: Checkpoint) -> dict[str, Any]:
     """The authors' files hold weights alone: sizes and strides are read off the shapes."""
     dim = checkpoint.tensors["v.cls_token"].shape[-1]
     patches = checkpoint.tensors["v.pos_embed"].shape[1] - 2
+    height, width = checkpoint.tensors["v.patch_embed.proj.weight"].shape[2:]
+    if (height, width) != (PATCH, PATCH):
+        found = f"patches of {height}x{width}, and AST's are {PATCH}x{PATCH}"
+        raise ModelError(f"{found}: a fine-tuned SSAST? --layout ssast-finetuned")
     stride, frames = _stride_and_frames(patches, checkpoint.overrides.get("architecture", {}))
     architecture = {
         "name": "ast",
