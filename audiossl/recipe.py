@@ -26,7 +26,8 @@ from audiossl.typed_yaml import MAX_BYTES, Node, build_dataclass, fail, free, ne
 __all__ = ["Augment", "DataSection", "ModelSection", "Recipe", "TrainSection", "load", "loads"]
 
 # Within a section, a key puts these of an underlying layer out of force (`model.from=x` on the
-# command line replaces the recipe's architecture).
+# command line replaces the recipe's architecture), unless that layer has the key itself: another
+# `from` is fine-tuned like the first, with the frontend that the recipe gives it.
 REPLACES = {
     "model": {"from": ("architecture", "frontend"), "architecture": ("from", "change")},
     "data": {"train": ("folder",), "folder": ("train",)},
@@ -230,7 +231,8 @@ def _renamed(below: Node, value: Node) -> bool:
 
 
 def _without_replaced(below: Node, value: Node, replaces: dict[str, tuple[str, ...]]) -> Node:
-    drop = {old for key in value.keys or {} for old in replaces.get(key, ())}
+    new = (value.keys or {}).keys() - (below.keys or {}).keys()
+    drop = {old for key in new for old in replaces.get(key, ())}
     kept = {key: node for key, node in (below.keys or {}).items() if key not in drop}
     return dataclasses.replace(below, keys=kept)
 

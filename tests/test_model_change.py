@@ -134,4 +134,7 @@ def test_overrides_of_from_change_and_architecture() -> None:
     assert set(model.keys or {}) == {"architecture", "frontend"}
     new = recipe.parse("model: {from: b}", "another")
     model = recipe.merge(root, new).keys["model"]  # type: ignore[index]
-    assert set(model.keys or {}) == {"from", "change"}
+    assert set(model.keys or {}) == {"from", "change", "frontend"}  # the recipe's, as before
+    root = recipe.parse("model: {architecture: {name: dscnn}, frontend: {preset: ast}}", "a third")
+    model = recipe.merge(root, new).keys["model"]  # type: ignore[index]
+    assert set(model.keys or {}) == {"from"}
