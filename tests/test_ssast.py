@@ -7,11 +7,19 @@ from typing import Any
 import pytest
 import torch
 from parity_fill import fill
-from test_ast import assert_as_stored, assert_spectrogram, assert_tokens, fixture, spectrograms
+from test_ast import (
+    assert_as_stored,
+    assert_spectrogram,
+    assert_tokens,
+    fixture,
+    spectrograms,
+    waves,
+)
 from torch import Tensor
 
-from audiossl import convert, models
+from audiossl import convert, models, recipe
 from audiossl import model as model_folders
+from audiossl.engine.job import build_model
 from audiossl.errors import ModelError
 from audiossl.layout import Checkpoint
 from audiossl.methods.ssast import JointObjective
@@ -37,14 +45,19 @@ def reference():
 
 
 @pytest.fixture(scope="module")
-def pretrained(reference, tmp_path_factory):
-    """The released file, converted and loaded."""
+def converted(reference, tmp_path_factory):
+    """The released file as a model folder."""
     folder = tmp_path_factory.mktemp("ssast")
     torch.save(parallel(reference[2]), folder / "SSAST-Tiny-Patch-400.pth")
     done = convert.convert_folder(folder / "SSAST-Tiny-Patch-400.pth", folder / "model")
     assert done.layout == "ssast"
     assert len(done.unused) == 2 + 1 + 2 * 4 + 2 * 2  # sizes, mask_embed, both heads, DeiT's heads
-    return model_folders.load(str(folder / "model"))
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def pretrained(converted):
+    return model_folders.load(str(converted))
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +142,16 @@ def test_the_fine_tuned_layout(reference, fine_tuned):
         assert_as_stored("ft/logits_avgtok", fine_tuned.classify(spec), stored, facts)
         encoder.pooling = "cls_dist"
         assert_as_stored("ft/logits_cls", fine_tuned.classify(spec), stored, facts)
+
+
+def test_the_recipe_makes_what_the_authors_fine_tuned(reference, converted):
+    facts, stored, _ = reference
+    given = [f"model.from={converted}", "data.labels=[dog, rain]"]
+    model = build_model(recipe.load("ssast_finetune", given))
+    encoder: Any = model.encoder
+    assert_tokens("ft/pos_embed", encoder.pos_embed, stored, facts)
+    assert model.config.frontend == {"preset": "ast_esc50"}
+    assert model(waves(facts)[0][None, :80_000]).shape == (1, 2)
 
 
 def test_every_stored_output_is_compared(reference):
