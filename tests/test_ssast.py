@@ -194,7 +194,7 @@ def fine(patch: tuple[int, int], stride: tuple[int, int], frames: int) -> dict[s
 def test_the_frame_variant_is_told_by_its_shapes():
     config = convert.convert(Checkpoint(original((128, 2)))).config
     assert config.architecture["patch"] == [128, 2]
-    assert config.frontend == {"preset": "ssast", "frames": 128}
+    assert config.frontend == {"preset": "ssast", "mels": 128, "frames": 128}
 
 
 @pytest.mark.parametrize(

@@ -227,10 +227,10 @@ def pretrained(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run("tiny/ssast", clips, tmp_path_factory.mktemp("runs") / "ssast")
 
 
-def run(name: str, clips: Path, out: Path, *overrides: str) -> Path:
+def run(name: str, clips: Path, out: Path, *overrides: str, **options: Any) -> Path:
     torch.set_num_threads(1)
     given = [f"data.folder={clips}", f"out={out}", "train.log_every=1", *overrides]
-    return train.fit(recipe.load(name, given)).folder
+    return train.fit(recipe.load(name, given), **options).folder
 
 
 def logged(folder: Path, name: str) -> list[float]:
@@ -245,6 +245,16 @@ def test_the_tiny_recipe_learns(pretrained: Path) -> None:
         values = logged(pretrained, name)
         assert sum(values[-10:]) < 0.75 * sum(values[:10]), name
     assert sum(logged(pretrained, "accuracy")[-10:]) / 10 > 4 / 32  # by chance 1 of 32
+
+
+def test_an_interrupted_run_draws_the_same_masks(clips: Path, tmp_path: Path) -> None:
+    whole = run("tiny/ssast", clips, tmp_path / "whole", "train.steps=5")
+    parts = tmp_path / "parts"
+    run("tiny/ssast", clips, parts, "train.steps=5", max_steps=2)
+    run("tiny/ssast", clips, parts, "train.steps=5", resume=True)
+    assert logged(parts, "loss") == logged(whole, "loss")
+    ends = [folder / "last" / "model.safetensors" for folder in (whole, parts)]
+    assert ends[0].read_bytes() == ends[1].read_bytes()
 
 
 def test_the_frame_variant_learns(clips: Path, tmp_path: Path) -> None:

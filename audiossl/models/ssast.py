@@ -80,6 +80,7 @@ def build(
 # --- published layouts ----------------------------------------------------------------------------
 
 AUDIOSET_CLASSES = 527
+MEL = 128
 FRAMES = (1024, 512, 128)  # input lengths of the paper's tasks
 STRIDES = (10, 12, 14, 16)  # overlap of 6, 4, 2, 0: AST's own
 NEVER = r"(?!)"  # matches nothing
@@ -102,7 +103,7 @@ def _fine_tuned_config(checkpoint: Checkpoint) -> dict[str, Any]:
     classes = len(checkpoint.tensors["mlp_head.1.weight"])
     activation = "sigmoid" if classes == AUDIOSET_CLASSES else "softmax"
     head = {"name": "layernorm_linear", "activation": activation}
-    return _fields({**sizes, "frames": frames, "stride": stride}, head)
+    return _fields({**sizes, "mel": MEL, "frames": frames, "stride": stride}, head)
 
 
 def _sizes(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -131,10 +132,10 @@ def _stride_and_frames(
     if "stride" in given and "frames" in given:
         return list(given["stride"]), given["frames"]
     height, width = patch
-    strides = [[128, step] for step in (1, 2)] if height == 128 else [[n, n] for n in STRIDES]
+    strides = [[MEL, step] for step in (1, 2)] if height == MEL else [[n, n] for n in STRIDES]
     for stride in strides:
         for frames in FRAMES:
-            rows, columns = (128 - height) // stride[0] + 1, (frames - width) // stride[1] + 1
+            rows, columns = (MEL - height) // stride[0] + 1, (frames - width) // stride[1] + 1
             if patches == rows * columns:
                 return stride, frames
     raise ModelError(
@@ -145,7 +146,11 @@ def _stride_and_frames(
 def _fields(architecture: dict[str, Any], head: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "architecture": architecture,
-        "frontend": {"preset": "ssast", "frames": architecture["frames"]},
+        "frontend": {
+            "preset": "ssast",
+            "mels": architecture["mel"],
+            "frames": architecture["frames"],
+        },
         "head": head,
         "task": "tag" if head else "embed",
         "window_seconds": round(architecture["frames"] * FRAME_SECONDS, 2),
