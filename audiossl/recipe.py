@@ -12,7 +12,7 @@ import ast
 import dataclasses
 import functools
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,19 @@ from audiossl.typed_yaml import MAX_BYTES, Node, build_dataclass, fail, free, ne
 
 __all__ = ["Augment", "DataSection", "ModelSection", "Recipe", "TrainSection", "load", "loads"]
 
+# Ways to say what is evaluated: one of them.
+VALID = ("valid", "valid_folds", "valid_fraction", "valid_split")
 # Within a section, a key puts these of an underlying layer out of force (`model.from=x` on the
 # command line replaces the recipe's architecture), unless that layer has the key itself: another
 # `from` is fine-tuned like the first, with the frontend that the recipe gives it.
 REPLACES = {
     "model": {"from": ("architecture", "frontend"), "architecture": ("from", "change")},
-    "data": {"train": ("folder",), "folder": ("train",)},
+    "data": {
+        "train": ("folder", "dataset"),
+        "folder": ("train", "dataset"),
+        "dataset": ("train", "folder"),
+        **{key: tuple(other for other in VALID if other != key) for key in VALID},
+    },
     "train": {"steps": ("epochs",), "epochs": ("steps",)},
 }
 SECTIONS = {"model": ModelSection, "data": DataSection, "train": TrainSection}
@@ -269,11 +276,7 @@ def _check(model: ModelSection, data: DataSection, train: TrainSection, root: No
         raise fail("model.change.name", message, place("model", "change"))
     if model.architecture is not None:
         _check_architecture(model, place("model", "architecture"))
-    if data.train is not None and data.folder is not None:
-        raise fail("data", "give either `train` or `folder`", place("data", "folder"))
-    if sum([data.valid is not None, bool(data.valid_folds), data.valid_fraction > 0]) > 1:
-        message = "give one of `valid`, `valid_folds`, `valid_fraction`"
-        raise fail("data", message, place("data", "valid"))
+    _check_source(data, lambda key: place("data", key))
     if data.labels is not None and len(set(data.labels)) < max(1, len(data.labels)):
         raise fail("data.labels", "empty, or a label is given twice", place("data", "labels"))
     if (train.steps is None) == (train.epochs is None):
@@ -282,6 +285,23 @@ def _check(model: ModelSection, data: DataSection, train: TrainSection, root: No
         raise fail("train.betas", "expected two numbers from 0 to below 1", place("train", "betas"))
     if train.schedule == "step" and train.step_every is None:
         raise fail("train.step_every", "missing: the step schedule needs it", place("train"))
+
+
+def _check_source(data: DataSection, place: Callable[[str], str]) -> None:
+    given = [key for key in ("train", "folder", "dataset") if getattr(data, key) is not None]
+    if len(given) > 1:
+        raise fail("data", f"give either `{given[0]}` or `{given[1]}`", place(given[1]))
+    if data.dataset is not None:
+        from audiossl.data import datasets
+
+        if data.dataset not in datasets.names():
+            message = f"unknown data set {data.dataset!r}{near(data.dataset, datasets.names())}"
+            raise fail("data.dataset", message, place("dataset"))
+    usual = DataSection()
+    ways = [key for key in VALID if getattr(data, key) != getattr(usual, key)]
+    if len(ways) > 1:
+        message = f"give one of {', '.join(f'`{key}`' for key in VALID)}"
+        raise fail("data", message, place(ways[0]))
 
 
 def _check_architecture(model: ModelSection, where: str) -> None:

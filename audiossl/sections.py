@@ -60,17 +60,28 @@ class DataSection:
     """What is learned from. Paths are relative to where the command runs."""
 
     train: str | None = None
-    """A manifest (.csv), or a folder of audio files (a subfolder's name is its files' label)."""
+    """A manifest (.csv), a folder of audio files (a subfolder's name is its files' label), or
+    shards: a folder of .tar files, or their names in braces, `set-{000000..000041}.tar`."""
     folder: str | None = None
     """A folder of audio files, in place of `train`."""
+    dataset: str | None = None
+    """A data set by name (`audiossl data ls`), in place of `train`."""
     valid: str | None = None
-    """A manifest or folder to evaluate on."""
+    """A manifest, folder or shards to evaluate on."""
     root: str | None = None
-    """Folder that the manifests' paths start from; default: the manifest's own."""
+    """Folder that the manifests' paths start from, default: the manifest's own; or the folder of
+    the data set, default: by its usual name in a folder that AUDIOSSL_DATA names."""
+    train_folds: list[str] = field(default_factory=list)
+    """Folds to train on; default: all that are not evaluated."""
     valid_folds: list[str] = field(default_factory=list)
-    """Folds of `train` that are kept for evaluation."""
+    """Folds that are kept for evaluation."""
     valid_fraction: Annotated[float, Range(low=0, high=0.9)] = 0.0
-    """Fraction of the groups of `train` kept for evaluation, by a hash of the group's name."""
+    """Fraction of the groups kept for evaluation, by a hash of the group's name."""
+    valid_split: Literal["valid", "test"] = "valid"
+    """Rows of this `split` are evaluated, where neither folds nor a fraction are given."""
+    crossing: Literal["error", "drop", "keep"] = "error"
+    """Groups (a speaker, a source) that are in training and in evaluation: an error; drop: left
+    out of training; keep: left as they are, where a published protocol has it so."""
     labels: list[str] | None = None
     """Classes in order; default: all labels of the training rows, sorted."""
     crop_seconds: Annotated[float, Range(above=0, high=3600)] | None = None
@@ -88,7 +99,8 @@ class DataSection:
     augment: Augment = field(default_factory=Augment)
     """Changes to the training waves."""
     sources: list[dict[str, str]] = field(default_factory=list)
-    """[{name: ..., licence: ...}] of the data sets, for the model's config.json."""
+    """[{name: ..., licence: ...}] of the data, for the model's config.json; that of `dataset` is
+    added."""
 
 
 @dataclass

@@ -7,6 +7,8 @@ needs. A dataset is asked for a `Draw` and makes its own generator from it.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +23,12 @@ from audiossl import audio
 from audiossl.data import manifest
 from audiossl.data.augment import augment_wave
 from audiossl.data.manifest import Row
+from audiossl.data.tar_index import Slice
 from audiossl.errors import InputError
 from audiossl.sections import Augment
 
 SKIPPED = "skipped"  # key of a batch: [(path, why)], taken out before a method sees the batch
+BUFFER = 1 << 16  # bytes read at a time of a clip within another file
 CROP_LIMIT = 4  # a clip longer than this many crops is decoded only as far as its crop
 
 
@@ -158,7 +162,7 @@ class Clips(_Decoded, Dataset[dict[str, Any]]):
                     return {**self.item(place, self._wave(place, draw)), SKIPPED: skipped}
                 except InputError as error:
                     self.bad[place] = error.message
-            skipped.append((str(self.rows[place].path), self.bad[place]))
+            skipped.append((self.rows[place].name, self.bad[place]))
         raise InputError(f"none of the {len(self)} files can be read: {skipped[0][1]}")
 
     def _wave(self, place: int, draw: Draw) -> np.ndarray:
@@ -219,7 +223,7 @@ class Windows(_Decoded, Dataset[dict[str, Any]]):
         except InputError as error:
             self.bad[place] = error.message
         bad = place in self.bad
-        skipped = [(str(self.rows[place].path), self.bad[place])] if bad else []
+        skipped = [(self.rows[place].name, self.bad[place])] if bad else []
         return {**self.item(place, wave, known=not bad), SKIPPED: skipped}
 
     def _clip(self, place: int) -> np.ndarray:
@@ -260,14 +264,33 @@ class Skips:
             )
 
 
+@contextlib.contextmanager
+def open_clip(row: Row) -> Iterator[audio.Source]:
+    """What `audio` reads a row's sound from: its file, or the part of a file that it is.
+
+    Raises InputError.
+    """
+    if row.member is None:
+        yield row.path
+        return
+    try:
+        part = io.BufferedReader(Slice(row.path, row.member.offset, row.member.size), BUFFER)
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}") from error
+    with part:
+        yield part
+
+
 def clip_seconds(row: Row) -> float:
     """Length of a clip by its row or its file's header; decoded when the header does not say."""
     start = row.start or 0.0
     if row.end is not None:
         return row.end - start
-    seconds = audio.info(row.path).seconds
+    with open_clip(row) as source:
+        seconds = audio.info(source).seconds
     if seconds is None:
-        wave, rate = audio.read(row.path)
+        with open_clip(row) as source:
+            wave, rate = audio.read(source)
         seconds = len(wave) / rate
     return max(0.0, seconds - start)
 
@@ -280,7 +303,7 @@ def read_clip(row: Row, rate: int) -> np.ndarray:
     first = round((row.start or 0.0) * rate)
     stop = None if row.end is None else round(row.end * rate)
     parts, seen = [], 0
-    with audio.stream(row.path, rate) as blocks:
+    with open_clip(row) as source, audio.stream(source, rate) as blocks:
         for block in blocks:
             last = len(block) if stop is None else max(0, stop - seen)
             parts.append(block[max(0, first - seen) : last])

@@ -1,4 +1,6 @@
-"""The one table format: a CSV file with a header, one row a clip; or a folder of audio files.
+"""The one table format: a CSV file with a header, one row a clip.
+
+A folder of audio files, and shards (shards.py), give the same rows.
 
     path,start,end,labels,known,fold,group,split
     dogs/a.wav,,,Dog;Bark,,1,a,
@@ -11,7 +13,7 @@ known   classes that were judged for this row, joined by ";"; empty: all of them
         A class that is neither in `labels` nor in `known` is unknown (target -1), not absent
 fold    of the data set's own protocol
 group   recordings that belong together (one source, one speaker, one place): never split
-split   "train", "valid" or "test"
+split   "train", "valid" or "test": only rows of the first, or without a split, are trained on
 Any further column is kept in `Row.extra`.
 """
 
@@ -24,7 +26,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +42,20 @@ SHOWN = 5  # names in an error
 
 
 @dataclass(frozen=True)
-class Row:
-    """One clip. `path` can be opened as it is; `start`, `end` in seconds, None: the file's own.
+class Member:
+    """A file within a file (a tar, an Arrow table): `size` bytes from byte `offset` on."""
 
-    `number` is its place in the table, from 0, whatever split it is in.
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One clip. `start`, `end` in seconds, None: the file's own. loader.open_clip opens it.
+
+    `number` is its place in the table, from 0, whatever split it is in. With a `member` the clip is
+    that part of the file `path`.
     """
 
     path: Path
@@ -56,14 +68,24 @@ class Row:
     split: str = ""
     number: int = 0
     extra: dict[str, str] = field(default_factory=dict, hash=False)
+    member: Member | None = None
+
+    @property
+    def name(self) -> str:
+        """The file as it is shown: `clips/a.wav`, `shards/a-000000.tar/00000017.flac`."""
+        return f"{self.path}/{self.member.name}" if self.member else str(self.path)
 
 
 def read(path: str | os.PathLike[str], root: str | None = None) -> list[Row]:
-    """Rows of a manifest file or of a folder of audio files, all of which exist.
+    """Rows of a manifest file, of a folder of audio files or of shards; all files exist.
 
     Raises UsageError naming the line, or the missing files and their number.
     """
+    from audiossl.data import shards
+
     place = Path(path).expanduser()
+    if shards.named(place):
+        return shards.read(place)
     if place.is_dir():
         return read_folder(place)
     rows = _read_csv(place, Path(root).expanduser() if root else place.parent)
@@ -135,40 +157,62 @@ def targets(rows: Sequence[Row], labels: Sequence[str]) -> np.ndarray:
 
 
 def split(
-    rows: Sequence[Row], valid_folds: Sequence[str] = (), valid_fraction: float = 0.0
+    rows: Sequence[Row],
+    valid_folds: Sequence[str] = (),
+    valid_fraction: float = 0.0,
+    *,
+    train_folds: Sequence[str] = (),
+    valid_split: str = "valid",
+    crossing: str = "error",
 ) -> tuple[list[Row], list[Row]]:
     """(train, valid) rows: by folds, by a fraction of the groups, or by the `split` column.
 
-    The fraction goes by a hash of the group's name, so a row added later moves no other row. Rows
-    of split "test" are in neither. Raises UsageError when a fold does not exist or a group crosses.
+    Evaluated are rows of the `valid_folds`, or of a fraction of the groups, or else of the
+    `valid_split`; trained on are the others that have split "train" or none, of the `train_folds`
+    if any are named. The fraction goes by a hash of the group's name, so a row added later moves no
+    other row. `crossing`: what to do with groups on both sides, see `apart`.
+    Raises UsageError when a fold does not exist or a group crosses.
     """
-    rows = [row for row in rows if row.split != "test"]
+    pool = [row for row in rows if row.split != "test"]
+    _check_folds(pool, [*valid_folds, *train_folds])
     if valid_folds:
-        unknown = set(valid_folds) - {row.fold for row in rows}
-        if unknown:
-            folds = ", ".join(sorted({row.fold for row in rows}))
-            raise UsageError(f"no row in fold {sorted(unknown)[0]!r} (folds: {folds})")
-        valid = [row.fold in valid_folds for row in rows]
+        valid = [row for row in pool if row.fold in valid_folds]
     elif valid_fraction:
-        valid = [_share(_group(row)) < valid_fraction for row in rows]
+        valid = [row for row in pool if _share(_group(row)) < valid_fraction]
     else:
-        valid = [row.split == "valid" for row in rows]
-    parts = [[row for row, is_valid in zip(rows, valid, strict=True) if is_valid is which]
-             for which in (False, True)]  # fmt: skip
-    check_disjoint(parts[0], parts[1])
-    return parts[0], parts[1]
+        valid = [row for row in rows if row.split == valid_split]
+    evaluated = {id(row) for row in valid}
+    train = [
+        row
+        for row in pool
+        if row.split != "valid"
+        and id(row) not in evaluated
+        and (not train_folds or row.fold in train_folds)
+    ]
+    return apart(train, valid, crossing), valid
+
+
+def apart(train: Sequence[Row], valid: Sequence[Row], crossing: str = "error") -> list[Row]:
+    """The training rows, given what may be done with groups that are evaluated as well.
+
+    error: nothing. drop: their training rows are left out. keep: they stay, as a published split
+    may have it. Raises UsageError, whatever `crossing` says, when a file is on both sides.
+    """
+    train = list(train)
+    if crossing == "drop":
+        evaluated = {row.group for row in valid} - {""}
+        train = [row for row in train if row.group not in evaluated]
+    elif crossing == "error" and (problem := _crossing_groups(train, valid)):
+        raise UsageError(f"{problem} (data.crossing: drop leaves them out of training, keep not)")
+    if problem := _crossing_files(train, valid):
+        raise UsageError(problem)
+    return train
 
 
 def check_disjoint(train: Sequence[Row], valid: Sequence[Row]) -> None:
     """Raise UsageError when a group or a file is on both sides."""
-    for what, key in (("group", lambda row: row.group), ("file", lambda row: str(row.path))):
-        both = ({key(row) for row in train} & {key(row) for row in valid}) - {""}
-        if both:
-            name = sorted(both)[0]
-            raise UsageError(
-                f"{len(both)} {what}{'s are' if len(both) > 1 else ' is'} in training and in"
-                f" evaluation: {name!r}{', ...' if len(both) > 1 else ''}"
-            )
+    if problem := _crossing_groups(train, valid) or _crossing_files(train, valid):
+        raise UsageError(problem)
 
 
 def balanced_weights(rows: Sequence[Row], labels: Sequence[str]) -> np.ndarray:
@@ -190,8 +234,9 @@ def fingerprint(rows: Iterable[Row]) -> str:
     """Hex sha256 over all rows and the sizes of their files: tells whether data has changed."""
     digest = hashlib.sha256()
     for row in rows:
-        size = row.path.stat().st_size
-        facts = [row.path.name, row.start, row.end, row.labels, row.known, row.group, size]
+        name = row.path.name if row.member is None else _group(replace(row, group=""))
+        size = row.path.stat().st_size if row.member is None else row.member.size
+        facts = [name, row.start, row.end, row.labels, row.known, row.group, size]
         digest.update(json.dumps(facts).encode("ascii"))
     return digest.hexdigest()
 
@@ -238,7 +283,7 @@ def _row(record: Mapping[str | None, str | None], number: int, root: Path, where
     if end is not None and end <= (start or 0):
         raise UsageError(f"{where}: end {end:g} is not after start {start or 0:g}")
     return Row(
-        path=_inside(cell["path"], root, where),
+        path=inside(cell["path"], root, where),
         start=start,
         end=end,
         labels=_names(cell.get("labels", "")),
@@ -251,7 +296,7 @@ def _row(record: Mapping[str | None, str | None], number: int, root: Path, where
     )
 
 
-def _inside(name: str, root: Path, where: str) -> Path:
+def inside(name: str, root: Path, where: str) -> Path:
     """`root / name`, which must not lead out of `root`; a link that the user laid there may."""
     if not name:
         raise UsageError(f"{where}: path is empty")
@@ -283,7 +328,31 @@ def _split_name(text: str, where: str) -> str:
 
 
 def _group(row: Row) -> str:
-    return row.group or str(row.path.name)
+    return row.group or (f"{row.path.name}/{row.member.name}" if row.member else row.path.name)
+
+
+def _check_folds(rows: Sequence[Row], folds: Iterable[str]) -> None:
+    known = {row.fold for row in rows}
+    for fold in folds:
+        if fold not in known:
+            raise UsageError(f"no row in fold {fold!r} (folds: {', '.join(sorted(known))})")
+
+
+def _crossing_groups(train: Sequence[Row], valid: Sequence[Row]) -> str:
+    return _crossing("group", {row.group for row in train}, {row.group for row in valid})
+
+
+def _crossing_files(train: Sequence[Row], valid: Sequence[Row]) -> str:
+    return _crossing("file", {row.name for row in train}, {row.name for row in valid})
+
+
+def _crossing(what: str, train: set[str], valid: set[str]) -> str:
+    """What is wrong with names on both sides; empty: nothing."""
+    both = sorted((train & valid) - {""})
+    if not both:
+        return ""
+    are, more = (f"{what}s are", ", ...") if len(both) > 1 else (f"{what} is", "")
+    return f"{len(both)} {are} in training and in evaluation: {both[0]!r}{more}"
 
 
 def _share(name: str) -> float:
@@ -293,6 +362,8 @@ def _share(name: str) -> float:
 
 
 def _cells(row: Row, root: Path) -> list[str]:
+    if row.member is not None:
+        raise UsageError(f"{row.name}: a clip within another file has no place in a table")
     path = Path(os.path.abspath(row.path))
     if not path.is_relative_to(root):
         raise UsageError(f"{row.path} lies outside {root}")

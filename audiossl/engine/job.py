@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from audiossl import methods
-from audiossl.data import manifest
+from audiossl.data import datasets, manifest
 from audiossl.data.loader import Clips, Windows
 from audiossl.data.manifest import Row
 from audiossl.errors import ModelError, RecipeError
@@ -96,17 +96,26 @@ def prepare(recipe: Recipe) -> Job:
 def read_rows(recipe: Recipe) -> tuple[list[Row], list[Row]]:
     """(training, evaluation) rows of the data section; no group is in both."""
     data = recipe.data
-    source = data.train or data.folder
+    source = data.train or data.folder or data.dataset
     if source is None:
         message = "missing: a manifest or a folder of audio, such as data.train=clips/"
         raise RecipeError(f"recipe data.train: {message}")
-    rows = manifest.read(source, data.root)
-    if data.valid is None:
-        train, valid = manifest.split(rows, data.valid_folds, data.valid_fraction)
+    if data.dataset:
+        rows = datasets.read(data.dataset, data.root)
     else:
-        train = [row for row in rows if row.split in ("", "train")]
-        valid = [row for row in manifest.read(data.valid, data.root) if row.split != "train"]
-        manifest.check_disjoint(train, valid)
+        rows = manifest.read(source, data.root)
+    train, valid = manifest.split(
+        rows,
+        data.valid_folds,
+        data.valid_fraction,
+        train_folds=data.train_folds,
+        valid_split=data.valid_split,
+        crossing=data.crossing,
+    )
+    if data.valid is not None:
+        root = None if data.dataset else data.root
+        valid = [row for row in manifest.read(data.valid, root) if row.split != "train"]
+        train = manifest.apart(train, valid, data.crossing)
     if not train:
         raise RecipeError(f"recipe data: no row of {source} is left for training")
     return train, valid
@@ -141,7 +150,11 @@ def build_model(recipe: Recipe, rows: Sequence[Row] = ()) -> Model:
         window_seconds=window or CROP_SECONDS,
         method=recipe.method,
         licence=section.licence or (old.licence if old else ""),
-        training={"recipe": recipe.name, "seed": recipe.train.seed, "data": recipe.data.sources},
+        training={
+            "recipe": recipe.name,
+            "seed": recipe.train.seed,
+            "data": datasets.sources(recipe.data),
+        },
     )
     if old is not None:
         config.training["from"] = old.name
@@ -198,7 +211,7 @@ def _with_clips(
             valid.fill_cache()
     weights = manifest.balanced_weights(train_rows, labels) if data.balanced else None
     rows = [*train_rows, *valid_rows]
-    bad = [(str(clips.rows[i].path), why) for clips in (train, valid) if clips is not None
+    bad = [(clips.rows[i].name, why) for clips in (train, valid) if clips is not None
            for i, why in clips.bad.items()]  # fmt: skip
     return Job(
         recipe, model, method, train, valid, weights, bad, len(rows), manifest.fingerprint(rows)

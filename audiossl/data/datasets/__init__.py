@@ -1,0 +1,83 @@
+"""Known data sets: their real layouts on disk, as rows of the one manifest format.
+
+One file a family, each with its `DATASETS`. `read("esc50")` finds the set by its usual folder name
+in a folder that AUDIOSSL_DATA names, or at `root`, and gives its clips with labels, the official
+folds or splits, and groups (source, speaker) that should not be on both sides of a split.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import os
+import pkgutil
+from typing import TYPE_CHECKING
+
+from audiossl.data.datasets.layout import Dataset
+from audiossl.data.manifest import SHOWN, Row
+from audiossl.errors import UsageError
+
+if TYPE_CHECKING:
+    from audiossl.sections import DataSection
+
+__all__ = ["Dataset", "get", "names", "read", "sources"]
+
+_log = logging.getLogger(__name__)
+
+
+@functools.cache
+def _all() -> dict[str, Dataset]:
+    modules = (
+        importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)
+    )
+    found = [dataset for module in modules for dataset in getattr(module, "DATASETS", ())]
+    return {dataset.name: dataset for dataset in sorted(found, key=lambda dataset: dataset.name)}
+
+
+def names() -> list[str]:
+    """Names of the data sets, sorted."""
+    return list(_all())
+
+
+def get(name: str) -> Dataset:
+    """The data set of this name. Raises UsageError with the nearest name."""
+    from audiossl.typed_yaml import near
+
+    if name not in _all():
+        raise UsageError(f"unknown data set {name!r}{near(name, names())}")
+    return _all()[name]
+
+
+def read(name: str, root: str | os.PathLike[str] | None = None) -> list[Row]:
+    """Rows of a data set, found by `root` or AUDIOSSL_DATA; says what the copy lacks.
+
+    Raises UsageError: no such set, not found, another layout, or files missing that are in its
+    tables (of a set that is collected clip by clip, such as AudioSet, they are only counted).
+    """
+    dataset = get(name)
+    folder = dataset.find(root)
+    rows, missing = dataset.rows(folder)
+    if missing:
+        more = ", ..." if len(missing) > SHOWN else ""
+        message = (
+            f"{folder}: {name}: {len(missing):,} of {len(rows) + len(missing):,} files are missing:"
+            f" {', '.join(missing[:SHOWN])}{more}"
+        )
+        if not dataset.gaps:
+            raise UsageError(message)
+        _log.warning("warning: %s", message)
+    short = [
+        f"{'fold ' if part.isdigit() else ''}{part} {here:,} of {whole:,}"
+        for part, (here, whole) in dataset.parts([*rows]).items()
+        if here < whole and (here or not dataset.by_parts)
+    ]
+    if short and not missing:
+        _log.warning("warning: %s: %s: not the whole set: %s", folder, name, ", ".join(short))
+    return rows
+
+
+def sources(data: DataSection) -> list[dict[str, str]]:
+    """What a model's config says of the data: the section's `sources`, and the set's own line."""
+    own = [get(data.dataset).source] if data.dataset else []
+    return [*data.sources, *(line for line in own if line not in data.sources)]

@@ -1,0 +1,427 @@
+"""Shards: written by webdataset, read in place as webdataset reads them, never unpacked."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import sys
+import tarfile
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from audiossl.data import loader, manifest, shards, tar_index
+from audiossl.data.loader import Clips, Draw, Stream, Windows, read_clip, train_loader
+from audiossl.data.manifest import Member, Row
+from audiossl.errors import AudiosslError, InputError, OutputError, UsageError
+
+RATE = 8000
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+    """Nine files of three formats; of the last, three rows."""
+    pytest.importorskip("webdataset")
+    folder = tmp_path_factory.mktemp("clips")
+    rng = np.random.default_rng(0)
+    made: list[Row] = []
+    for i in range(9):
+        path = folder / f"sub {i % 2}" / f"clip.{i} é.{('wav', 'flac', 'ogg')[i % 3]}"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, rng.uniform(-0.5, 0.5, RATE + 100 * i), RATE)
+        made.append(
+            Row(
+                path,
+                labels=("dog", "cat;") if i % 2 else (),
+                known=("dog", "cat;", "rain") if i % 2 else (),
+                fold=str(i % 3),
+                group=f"g{i // 2}",
+                split=("train", "valid", "")[i % 3],
+                number=i,
+                extra={"take": chr(65 + i)},
+            )
+        )
+    last = made.pop().path
+    made += [Row(last, k / 4, (k + 1) / 4, (f"l{k}",), number=8 + k) for k in range(3)]
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rows as shards of about 40 kB."""
+    folder = tmp_path_factory.mktemp("shards")
+    written = list(shards.write(rows, folder, "set", 40_000))
+    assert [path.name for path in written] == [f"set-{i:06d}.tar" for i in range(len(written))]
+    assert len(written) == 3
+    return folder
+
+
+def facts(row: Row) -> tuple[Any, ...]:
+    extra = {key: value for key, value in row.extra.items() if key != "file"}
+    return (row.start, row.end, row.labels, row.known, row.fold, row.group, row.split, row.number,
+            extra)  # fmt: skip
+
+
+def content(row: Row) -> bytes:
+    with loader.open_clip(row) as source:
+        return source.read_bytes() if isinstance(source, Path) else source.read()  # type: ignore[union-attr]
+
+
+def test_what_is_written_is_read(rows: list[Row], folder: Path) -> None:
+    found = manifest.read(folder)
+    assert [facts(row) for row in found] == [facts(row) for row in rows]
+    assert [content(row) for row in found] == [content(row) for row in rows]
+    for row, source in zip(found, rows, strict=True):
+        np.testing.assert_array_equal(read_clip(row, RATE), read_clip(source, RATE))
+        assert loader.clip_seconds(row) == loader.clip_seconds(source)
+    assert found[0].extra["file"] == "sub 0/clip.0 é.wav"
+    assert found[0].name == f"{folder}/set-000000.tar/00000000-clip.wav"
+    assert sorted(path.name for path in folder.iterdir())[:2] == [
+        "set-000000.tar",
+        "set-000000.tar.index",
+    ]
+
+
+def test_webdataset_reads_the_same(rows: list[Row], folder: Path) -> None:
+    """The library's own reader as the oracle: keys, sounds and labels."""
+    import webdataset
+
+    urls = [str(path) for path in sorted(folder.glob("*.tar"))]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False))
+    found = manifest.read(folder)
+    ours: dict[str, Row] = {row.member.name: row for row in found if row.member}
+    theirs = {f"{s['__key__']}.{suffix}": (s[suffix], json.loads(s["json"]))
+              for s in samples for suffix in ("wav", "flac", "ogg") if suffix in s}  # fmt: skip
+    assert list(ours) == list(theirs)
+    for name, row in ours.items():
+        sound, said = theirs[name]
+        assert content(row) == sound
+        assert list(row.labels) == said.get("labels", said.get("clips", [{}])[-1].get("labels", []))
+
+
+def test_what_the_library_writes_is_read(tmp_path: Path) -> None:
+    import webdataset
+
+    wave = io.BytesIO()
+    soundfile.write(wave, np.zeros(RATE), RATE, format="WAV")
+    pattern = str(tmp_path / "w-%06d.tar")
+    with webdataset.ShardWriter(pattern, maxcount=2, verbose=0) as writer:
+        for i in range(5):
+            text = {"caption": "rain falls", "n": i, "deep": [1], "label": "x"}
+            sample = {
+                "__key__": f"a/k{i}",
+                "wav": wave.getvalue(),
+                "cls": 7,
+                "txt": "no",
+                "json": text,
+            }
+            writer.write(sample)
+    found = manifest.read(f"{tmp_path}/w-{{000000..000002}}.tar")
+    assert [row.labels for row in found] == [("7",)] * 5
+    assert found[3].extra == {"caption": "rain falls", "n": "3", "label": "x"}
+    assert [row.number for row in found] == list(range(5))
+    assert found[4].path.name == "w-000002.tar"
+    assert len(read_clip(found[4], RATE)) == RATE
+
+
+def test_the_same_rows_give_the_same_bytes_and_shards_can_be_cut_anew(
+    rows: list[Row], folder: Path, tmp_path: Path
+) -> None:
+    for again in (rows, manifest.read(folder)):
+        for path in shards.write(again, tmp_path, "set", 40_000):
+            assert path.read_bytes() == (folder / path.name).read_bytes()
+    (one,) = shards.write(manifest.read(folder), tmp_path, "one")
+    assert [facts(row) for row in manifest.read(one)] == [facts(row) for row in rows]
+
+
+def test_a_shard_is_walked_once(
+    rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = shards.write(rows, tmp_path, "set")
+    walks = []
+    scan = tar_index.scan
+    monkeypatch.setattr(tar_index, "scan", lambda path: walks.append(path) or scan(path))
+    first = manifest.read(path)
+    assert manifest.read(path) == first
+    assert walks == [path]
+    os.utime(path, ns=(1, 1))  # another time of change: perhaps other content
+    assert manifest.read(path) == first
+    assert walks == [path, path]
+    beside = path.with_name("set-000000.tar.index")
+    values = json.loads(beside.read_bytes())
+    wrong: list[Any] = [1, [["a.wav", 0, 1 << 40, {}]], [["a.wav", -5, 1, {}]]]
+    entries = [json.dumps({**values, "entries": each}) for each in wrong]
+    for damaged in ("", "[]", "{", *entries):
+        beside.write_text(damaged)
+        assert manifest.read(path) == first
+    assert len(walks) == 8
+
+
+def test_the_index_of_a_folder_that_cannot_be_written_is_in_the_cache(
+    rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = shards.write(rows, tmp_path, "set")
+    monkeypatch.setenv("AUDIOSSL_CACHE", str(tmp_path / "cache"))
+    path.with_name("set-000000.tar.index").mkdir()  # a file of this name cannot be made
+    first = manifest.read(path)
+    assert len(list((tmp_path / "cache" / "shards").iterdir())) == 1
+    monkeypatch.setattr(tar_index, "scan", lambda path: pytest.fail("walked again"))
+    assert manifest.read(path) == first
+
+
+def test_names_of_shards(rows: list[Row], folder: Path, tmp_path: Path) -> None:
+    whole = manifest.read(folder)
+    assert manifest.read(f"{folder}/set-{{000000..000002}}.tar") == whole
+    assert manifest.read(f"{folder}/set-*.tar") == whole
+    assert manifest.read(f"{folder}/set-00000{{0,1,2}}.tar") == whole
+    one = manifest.read(folder / "set-000001.tar")
+    assert [row.extra for row in one] == [row.extra for row in whole if row.path == one[0].path]
+    with pytest.raises(UsageError, match=r"2 of 5 missing: .*set-000003\.tar, \.\.\.$"):
+        manifest.read(f"{folder}/set-{{000000..000004}}.tar")
+    with pytest.raises(UsageError, match=r"1 of 1 missing: .*none-\*\.tar$"):
+        manifest.read(f"{folder}/none-*.tar")
+    with pytest.raises(UsageError, match="Unbalanced braces"):
+        manifest.read(f"{folder}/set-{{0.tar")
+    with pytest.raises(UsageError, match="compressed tar cannot be read in place"):
+        manifest.read(tmp_path / "a.tar.gz")
+    (tmp_path / "a.tar").write_bytes(bytes(10240))
+    with pytest.raises(UsageError, match="no audio in these shards"):
+        manifest.read(tmp_path / "a.tar")
+    (tmp_path / "b.wav").write_bytes(b"x")
+    with pytest.raises(UsageError, match=r"holds shards and loose audio \(b\.wav\)"):
+        manifest.read(tmp_path)
+
+
+def test_without_the_library_a_folder_still_works(
+    rows: list[Row], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("webdataset")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "webdataset", None)
+    assert len(manifest.read(folder)) == len(rows)
+    with pytest.raises(UsageError, match=r"need the webdataset library \(pip install"):
+        manifest.read(f"{folder}/set-{{000000..000002}}.tar")
+    with pytest.raises(UsageError, match="written by the webdataset library"):
+        next(shards.write(rows, tmp_path, "set"))
+
+
+def test_any_number_of_workers_gives_the_same_batches_from_any_place(folder: Path) -> None:
+    found = manifest.read(folder)
+
+    def batches(workers: int, start: int, count: int) -> list[torch.Tensor]:
+        items = Clips(found, ["dog"], RATE, 0.5, seed=3)
+        stream = Stream(len(items), 4, 3, start)
+        return [batch["wave"] for batch in islice(train_loader(items, stream, workers), count)]
+
+    whole = batches(0, 0, 6)
+    for a, b in zip(whole, batches(2, 0, 6), strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(whole[2:], batches(1, 8, 4), strict=True):  # as if resumed after 2 updates
+        assert torch.equal(a, b)
+    items = Windows(found, ["dog"], RATE, 0.5, "repeat")
+    assert sum(item["target"].eq(1).sum() for item in (items[i] for i in range(len(items)))) > 0
+
+
+def test_no_descriptor_is_left_open(folder: Path) -> None:
+    items = Clips(manifest.read(folder), ["dog"], RATE, 0.5)
+    items[Draw(0, 0, 0)]
+    before = len(os.listdir("/dev/fd"))
+    for i in range(20):
+        items[Draw(0, i, i % len(items))]
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_a_slice_is_a_file() -> None:
+    """Against BytesIO: the same calls give the same."""
+    data = bytes(range(256)) * 4
+    path = Path(__file__).parent / "data"
+    rng = random.Random(0)
+    for _ in range(30):
+        path = Path(os.environ["HOME"]) / "data.bin"
+        path.write_bytes(data)
+        offset, size = rng.randrange(900), rng.randrange(100)
+        size = min(size, len(data) - offset)
+        with tar_index.Slice(path, offset, size) as part:
+            whole = io.BytesIO(data[offset : offset + size])
+            for _ in range(20):
+                count, whence = rng.randrange(40), rng.choice([0, 1, 2])
+                move = rng.randrange(-20, 120) if whence else rng.randrange(120)
+                position = max(0, (0, whole.tell(), size)[whence] + move)
+                assert part.seek(move, whence) == whole.seek(position)
+                assert part.read(count) == whole.read(count)
+                assert part.tell() == whole.tell()
+
+
+def test_a_shard_that_shrinks_after_its_index_is_a_bad_clip(
+    rows: list[Row], tmp_path: Path
+) -> None:
+    (path,) = shards.write(rows, tmp_path, "set")
+    found = manifest.read(path)
+    os.truncate(path, 20_000)
+    items = Clips(found, [], RATE, 0.5)
+    skipped = items[Draw(0, 0, 6)]["skipped"]
+    assert [name for name, _ in skipped] == [row.name for row in found[6:]]
+    path.unlink()
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        read_clip(found[0], RATE)
+
+
+def test_old_shards_are_kept_or_cleared_away(folder: Path, rows: list[Row], tmp_path: Path) -> None:
+    list(shards.write(rows, tmp_path, "set", 40_000))
+    manifest.read(tmp_path)
+    with pytest.raises(OutputError, match=r"set-000000\.tar exists"):
+        shards.clear(tmp_path, "set", overwrite=False)
+    shards.clear(tmp_path, "other", overwrite=False)
+    (tmp_path / "set-train.tar").write_bytes(b"not ours")
+    shards.clear(tmp_path, "set", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["set-train.tar"]
+
+
+def test_rows_of_shards_split_by_their_groups_or_files(folder: Path) -> None:
+    found = manifest.read(folder)
+    train, valid = manifest.split(found, valid_fraction=0.5)
+    assert train
+    assert valid
+    assert not {row.group for row in train if row.group} & {row.group for row in valid}
+    with pytest.raises(UsageError, match="in training and in evaluation"):
+        manifest.check_disjoint(found[-3:-1], found[-1:])
+    assert len(manifest.fingerprint(found)) == 64
+    with pytest.raises(UsageError, match="no place in a table"):
+        manifest.write(folder / "x.csv", found)
+
+
+# What a shard must not be. Each entry makes a tar file of bytes.
+
+
+def tar(*members: tuple[str, bytes] | tarfile.TarInfo) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=tarfile.PAX_FORMAT) as file:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                file.addfile(member, io.BytesIO(bytes(member.size)))
+                continue
+            info = tarfile.TarInfo(member[0])
+            info.size = len(member[1])
+            file.addfile(info, io.BytesIO(member[1]))
+    return made.getvalue()
+
+
+def special(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    return info
+
+
+def sparse() -> bytes:
+    info = tarfile.TarInfo("a.wav")
+    info.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": "1000000000"}
+    return tar(info)
+
+
+def said(values: Any) -> bytes:
+    return tar(("a.wav", b"x"), ("a.json", json.dumps(values).encode()))
+
+
+def long_name(size: int) -> bytes:
+    """A GNU header that claims a name of `size` bytes."""
+    info = special("././@LongLink", tarfile.GNUTYPE_LONGNAME)
+    info.size = size
+    return info.tobuf(tarfile.GNU_FORMAT) + bytes(2048)
+
+
+GOOD = tar(("a.wav", b"x" * 700), ("a.json", b"{}"), ("b.wav", b"y" * 700))
+
+BAD: dict[str, tuple[Callable[[], bytes], str]] = {
+    "above": (lambda: tar(("../a.wav", b"x")), "the name '../a.wav' leads elsewhere"),
+    "above inside": (lambda: tar(("b/../../a.wav", b"x")), "leads elsewhere"),
+    "absolute": (lambda: tar(special("/a.wav", tarfile.REGTYPE)), "leads elsewhere"),
+    "backslash": (lambda: tar(("..\\a.wav", b"x")), "leads elsewhere"),
+    "symlink": (lambda: tar(special("a.wav", tarfile.SYMTYPE, "/etc/passwd")), "is a link"),
+    "hard link": (lambda: tar(("b.wav", b"x"), special("a", tarfile.LNKTYPE, "b")), "is a link"),
+    "character device": (lambda: tar(special("a.wav", tarfile.CHRTYPE)), "a device"),
+    "block device": (lambda: tar(special("a.wav", tarfile.BLKTYPE)), "a device"),
+    "fifo": (lambda: tar(special("a.wav", tarfile.FIFOTYPE)), "a device"),
+    "holes": (sparse, "has holes"),
+    "two sounds": (lambda: tar(("a.wav", b"x"), ("a.flac", b"x")), "two sounds have the key 'a'"),
+    "a name twice": (lambda: tar(("a.wav", b"x"), ("a.wav", b"x")), "two sounds have the key 'a'"),
+    "long name": (lambda: long_name(1 << 33), "over 1 MB"),
+    "large json": (lambda: tar(("a.json", b" " * (1 << 20) + b"{}")), "no description of a clip"),
+    "joined": (lambda: GOOD + GOOD, "several tars in one"),
+    "junk": (lambda: GOOD[:2560] + b"\1" * 512 + GOOD[3072:], "damaged, or several tars"),
+    "text": (lambda: b"hello" * 500, "not a tar"),
+    "gzip": (lambda: b"\x1f\x8b" + bytes(2000), "not a tar"),
+    "no json": (lambda: tar(("a.wav", b"x"), ("a.json", b"{")), "a.json: cannot be read"),
+    "deep json": (lambda: tar(("a.wav", b"x"), ("a.json", b"[" * 99999)), "a.json: cannot be read"),
+    "list": (lambda: said([1]), "a.json: expected an object"),
+    "labels": (lambda: said({"labels": [1]}), "a.wav: labels: expected a list of names, got [1]"),
+    "clips": (lambda: said({"clips": [1]}), "clips: expected a list of objects"),
+    "fold": (lambda: said({"fold": [1]}), "fold: expected text, got [1]"),
+    "split": (lambda: said({"split": "dev"}), "split: expected train, valid or test, got 'dev'"),
+    "start": (lambda: said({"start": -1}), "start: expected seconds, got -1"),
+    "start nan": (lambda: said({"start": float("nan")}), "start: expected seconds"),
+    "end": (lambda: said({"start": 2, "end": 1.5}), "end: expected more than start 2, got 1.5"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_shards_are_named(name: str, tmp_path: Path) -> None:
+    make, message = BAD[name]
+    path = tmp_path / "bad-000000.tar"
+    path.write_bytes(make())
+    with pytest.raises(InputError) as caught:
+        manifest.read(path)
+    assert "bad-000000.tar" in caught.value.message
+    assert message in caught.value.message
+    assert [item.name for item in tmp_path.iterdir() if item.suffix == ".wav"] == []
+
+
+def test_a_cut_shard_is_named_wherever_it_is_cut(tmp_path: Path) -> None:
+    end = len(GOOD.rstrip(b"\0"))
+    end += -end % 512  # where the mark of the end begins
+    path = tmp_path / "cut.tar"
+    sizes = [0, 1, 511, 512, 700, 1024, 1536, 2047, 2048, 2560, 3072, end - 1, end, end + 511]
+    for size in sizes:
+        path.write_bytes(GOOD[:size])
+        with pytest.raises(InputError, match=r"cut\.tar: .*cut"):
+            manifest.read(path)
+    path.write_bytes(GOOD[: end + 512])
+    assert [row.member for row in manifest.read(path)] == [
+        Member("a.wav", 512, 700),
+        Member("b.wav", 3072, 700),
+    ]
+
+
+def test_flipped_bytes_end_in_an_error_or_in_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "index", tar_index.scan)  # without a file of its own each time
+    rng = random.Random(0)
+    named = ("d/é" + "n" * 150 + ".wav", b"x" * 99)
+    good = tar(named, ("a.json", b'{"labels": ["b"]}'), ("a.wav", b""))
+    path = tmp_path / "a.tar"
+    for _ in range(200):
+        data = bytearray(good)
+        for _ in range(rng.choice([1, 2, 40])):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        path.write_bytes(data)
+        try:
+            rows = shards.read(path)
+        except AudiosslError:
+            continue
+        assert all(row.member and row.member.offset + row.member.size <= len(data) for row in rows)
+
+
+def test_folders_hidden_and_other_files_are_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    names = ["d/a.b.wav", "d/a.txt", "d/._c.wav", "d/c.WAV", "README", "d.e/f.flac"]
+    path.write_bytes(tar(special("d", tarfile.DIRTYPE), *((name, b"x") for name in names)))
+    names = [row.member.name for row in manifest.read(path) if row.member]
+    assert names == ["d/c.WAV", "d.e/f.flac"]
