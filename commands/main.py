@@ -24,6 +24,7 @@ COMMANDS = {
     "pretrain": "Train an encoder without labels, by a recipe.",
     "models": "List, show and check models.",
     "recipes": "List, show, check and copy training recipes.",
+    "data": "List and check data sets; write manifests and shards.",
     "doctor": "Say what is installed, what is missing, how to get it.",
     "completions": "Print the completion script of a shell.",
 }

@@ -218,9 +218,9 @@ def say_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=1))
 
 
-def say_table(rows: list[dict[str, Any]]) -> None:
-    table = [COLUMNS, *([in_words(row[column]) for column in COLUMNS] for row in rows)]
-    widths = [max(len(line[i]) for line in table) for i in range(len(COLUMNS))]
+def say_table(rows: list[dict[str, Any]], columns: tuple[str, ...] = COLUMNS) -> None:
+    table = [columns, *([in_words(row[column]) for column in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
     for line in table:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         click.echo("  ".join(cells).rstrip())

@@ -121,16 +121,22 @@ def write(path: str | os.PathLike[str], rows: Iterable[Row], root: Path | None =
     """Write rows as a manifest whose paths are relative to `root`, default its own folder."""
     from audiossl.atomic import atomic_write
 
-    rows = list(rows)
-    root = Path(os.path.abspath(root or Path(path).parent))
-    extra = sorted({name for row in rows for name in row.extra})
+    content = encode(rows, root or Path(path).parent)
     with atomic_write(Path(path)) as file:
-        lines = _Lines()
-        table = csv.writer(lines, lineterminator="\n")
-        table.writerow([*COLUMNS, *extra])
-        for row in rows:
-            table.writerow(_cells(row, root) + [row.extra.get(name, "") for name in extra])
-        file.write("".join(lines.parts).encode("utf-8", "surrogateescape"))
+        file.write(content)
+
+
+def encode(rows: Iterable[Row], root: Path) -> bytes:
+    """Rows as the content of a manifest whose paths are relative to `root`."""
+    rows = list(rows)
+    root = Path(os.path.abspath(root))
+    extra = sorted({name for row in rows for name in row.extra})
+    lines = _Lines()
+    table = csv.writer(lines, lineterminator="\n")
+    table.writerow([*COLUMNS, *extra])
+    for row in rows:
+        table.writerow(_cells(row, root) + [row.extra.get(name, "") for name in extra])
+    return "".join(lines.parts).encode("utf-8", "surrogateescape")
 
 
 def labels_of(rows: Iterable[Row]) -> list[str]:

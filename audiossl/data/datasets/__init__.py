@@ -12,8 +12,10 @@ import importlib
 import logging
 import os
 import pkgutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from audiossl.data import manifest
 from audiossl.data.datasets.layout import Dataset
 from audiossl.data.manifest import SHOWN, Row
 from audiossl.errors import UsageError
@@ -21,7 +23,7 @@ from audiossl.errors import UsageError
 if TYPE_CHECKING:
     from audiossl.sections import DataSection
 
-__all__ = ["Dataset", "get", "names", "read", "sources"]
+__all__ = ["Dataset", "get", "names", "read", "rows_of", "sources"]
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +77,16 @@ def read(name: str, root: str | os.PathLike[str] | None = None) -> list[Row]:
     if short and not missing:
         _log.warning("warning: %s: %s: not the whole set: %s", folder, name, ", ".join(short))
     return rows
+
+
+def rows_of(source: str, root: str | None = None) -> tuple[list[Row], Path]:
+    """Rows of a data set, manifest, folder or shards, and the folder that their files lie in."""
+    place = Path(source).expanduser()
+    if source in names() and not place.exists():
+        folder = get(source).find(root)
+        return read(source, folder), folder
+    folder = Path(root) if root else place if place.is_dir() else place.parent
+    return manifest.read(place, root), folder
 
 
 def sources(data: DataSection) -> list[dict[str, str]]:

@@ -55,7 +55,7 @@ def read(folder: Path, name: str) -> Iterator[Row]:
         from datasets import Dataset as Table  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UsageError(
-            f"data.dataset birdset_{name.lower()}: needs the datasets library:"
+            f"birdset_{name.lower()}: needs the datasets library:"
             " pip install 'audiossl-toolkit[birdset]'"
         ) from error
     for split in SPLITS:

@@ -15,6 +15,7 @@ from audiossl.data.manifest import Row
 from audiossl.errors import UsageError
 
 ENVIRONMENT = "AUDIOSSL_DATA"
+INSTEAD = "or name its own folder (data.root of a recipe, --root of `audiossl data`)"
 
 
 @dataclass(frozen=True)
@@ -63,16 +64,16 @@ class Dataset:
     def _not_found(self, root: object, places: Sequence[Path]) -> str:
         names = ", ".join(self.folders)
         if root:
-            return f"data.root {root}: no {self.title} there: expected {self.expected}"
+            return f"{root}: no {self.title} there: expected {self.expected}"
         if not data_folders():
             return (
-                f"data.dataset {self.name}: {ENVIRONMENT} is not set: it names the folder (or"
-                f" folders, joined by {os.pathsep!r}) that holds {names}; or give data.root"
+                f"{self.name}: {ENVIRONMENT} is not set: it names the folder (or folders, joined by"
+                f" {os.pathsep!r}) that holds {names}; {INSTEAD}"
             )
         where = os.pathsep.join(str(place) for place in places)
         return (
-            f"data.dataset {self.name}: not in {ENVIRONMENT} ({where}): expected one of the folders"
-            f" {names}, in it {self.expected}; or give data.root"
+            f"{self.name}: not in {ENVIRONMENT} ({where}): expected one of the folders {names}, in"
+            f" it {self.expected}; {INSTEAD}"
         )
 
     def rows(self, folder: Path) -> tuple[list[Row], list[str]]:

@@ -201,7 +201,7 @@ def _dataset(version: int, twelve: bool) -> Dataset:
         ),
         page="https://arxiv.org/abs/1804.03209",
         folders=(release, f"SpeechCommands/{release}", "speech_commands"),
-        signs=("validation_list.txt", "yes", COPY),
+        signs=(COPY, "yes") if version == 1 else (ADDED[0],),
         expected=f"a folder a word, validation_list.txt, testing_list.txt, {NOISE}",
         read=partial(read, version=version, twelve=twelve),
         counts={} if twelve else counts[version],
