@@ -161,7 +161,7 @@ def _complete(reader: csv.DictReader[str], path: Path) -> Iterator[dict[str, str
                 raise UsageError(message)
             yield record
     except csv.Error as error:
-        raise UsageError(f"{path}, row {reader.line_num}: {error}") from error
+        raise UsageError(f"{path}, after row {reader.line_num}: {error}") from error
 
 
 @contextlib.contextmanager
