@@ -75,8 +75,8 @@ def urbansound8k(root: Path) -> Path:
 
 def urbansound8k_copy(root: Path) -> Path:
     folder = root / "urbansound8k"
-    put(folder / "urbansound8k.csv",
-        "filename,fold,target,category,fsID,seconds\nfold2/4-3-0-2.ogg,2,3,dog_bark,4,4.0\n")  # fmt: skip
+    columns = "filename,fold,target,category,fsID,seconds"
+    put(folder / "urbansound8k.csv", f"{columns}\nfold2/4-3-0-2.ogg,2,3,dog_bark,4,4.0\n")
     put(folder / "audio" / "fold2" / "4-3-0-2.ogg")
     return folder
 
@@ -133,7 +133,7 @@ def audioset(root: Path) -> Path:
     return folder
 
 
-def set_of(word: str, speaker: str) -> str:
+def set_of(speaker: str) -> str:
     """The README's which_set, written again from its description."""
     digest = int.from_bytes(hashlib.sha1(speaker.encode()).digest(), "big")
     share = (digest % 2**27) * 100 / (2**27 - 1)
@@ -149,7 +149,7 @@ def speech_commands(root: Path, version: int = 2, lists: bool = True) -> Path:
     number = 0
     while min(map(len, found.values())) < 2:
         speaker, number = f"{number:08x}", number + 1
-        found[set_of("", speaker)].append(speaker)
+        found[set_of(speaker)].append(speaker)
     speakers = {split: names[:2] for split, names in found.items()}
     for word in WORDS[version]:
         for name in (n for names in speakers.values() for n in names):

@@ -118,21 +118,21 @@ def _members(path: Path) -> list[Member | None]:
         file.seek(0)
         for chunk in pa.ipc.open_stream(file).read_all().column("audio").chunks:
             sounds, names = chunk.field("bytes"), chunk.field("path").to_pylist()
+            there = sounds.is_valid().to_pylist()
+            if not any(there):
+                found += [None] * len(there)
+                continue
             width = np.int64 if pa.types.is_large_binary(sounds.type) else np.int32
             _, places, content = sounds.buffers()
-            if content is None:
-                found += [None] * len(sounds)
-                continue
             at = np.frombuffer(places, width)[sounds.offset : sounds.offset + len(sounds) + 1]
             at = at.astype(np.int64) + content.address - begin
-            if len(at) and not 0 <= at[0] <= at[-1] <= size:
+            if not 0 <= at[0] <= at[-1] <= size:
                 raise UsageError(f"{path}: a compressed Arrow file: its sounds cannot be read")
-            there = sounds.is_valid().to_pylist()
             found += [
                 Member(names[i] or f"{len(found) + i}", int(at[i]), int(at[i + 1] - at[i]))
                 if there[i]
                 else None
-                for i in range(len(sounds))
+                for i in range(len(there))
             ]
     return found
 
