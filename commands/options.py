@@ -44,12 +44,10 @@ def complete_recipes(_ctx: click.Context, _param: click.Parameter, incomplete: s
 
     names: list[str] = []
     root = resources.files("audiossl.recipes")
-    for place, prefix in ((root, ""), (root / "tiny", "tiny/"), (root / "bench", "bench/")):
-        if place.is_dir():
-            files = (entry.name for entry in place.iterdir())
-            names += [
-                prefix + n.removesuffix(".yaml") for n in sorted(files) if n.endswith(".yaml")
-            ]
+    folders = sorted((entry for entry in root.iterdir() if entry.is_dir()), key=lambda e: e.name)
+    for place, prefix in ((root, ""), *((folder, f"{folder.name}/") for folder in folders)):
+        files = (entry.name for entry in place.iterdir())
+        names += [prefix + n.removesuffix(".yaml") for n in sorted(files) if n.endswith(".yaml")]
     items = [CompletionItem(name) for name in names if name.startswith(incomplete)]
     return items or [CompletionItem(incomplete, type="file")]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import torch
 
 from audiossl.data import loader
 from audiossl.data.loader import Clips, Draw, Skips, Stream, Windows, fill
-from audiossl.data.manifest import Row
+from audiossl.data.manifest import Member, Row
 from audiossl.errors import InputError
 from audiossl.sections import Augment
 
@@ -235,3 +237,30 @@ def test_items_may_make_whole_batches_themselves() -> None:
     assert sorted(batch["index"].tolist()) == [0, 1, 2, 3, 4]
     sizes = [b["index"].tolist() for b in loader.valid_loader(Bank(), 2)]
     assert sizes == [[0, 1], [2, 3], [4]]
+
+
+def test_a_late_part_of_a_long_file_needs_no_memory_for_what_is_before(tmp_path: Path) -> None:
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.zeros(RATE * 600, np.float32), RATE)
+    tracemalloc.start()
+    assert len(loader.read_clip(Row(path, start=590.0, end=591.0), RATE)) == RATE
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < RATE * 600 * 4 / 4  # bytes: a quarter of the whole as float32
+
+
+def test_a_clip_within_another_file_is_read_as_from_its_own(
+    rows: list[Row], tmp_path: Path
+) -> None:
+    path = tmp_path / "bundle.bin"
+    sounds = [row.path.read_bytes() for row in rows]
+    path.write_bytes(b"head" + b"".join(sounds))
+    offset = 4
+    for row, sound in zip(rows, sounds, strict=True):
+        part = replace(row, path=path, member=Member(row.path.name, offset, len(sound)))
+        np.testing.assert_array_equal(loader.read_clip(part, RATE), loader.read_clip(row, RATE))
+        assert loader.clip_seconds(part) == loader.clip_seconds(row)
+        offset += len(sound)
+    assert part.name == f"{path}/3.wav"
+    broken = replace(part, member=Member("x.wav", 2, 50))
+    assert clips([broken, part])[Draw(0, 0, 0)][loader.SKIPPED][0][0] == f"{path}/x.wav"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from audiossl.data import manifest
-from audiossl.data.manifest import Row
+from audiossl.data.manifest import Member, Row
 from audiossl.errors import UsageError
 
 
@@ -221,3 +221,42 @@ def test_fingerprint_knows_labels_and_sizes(folder: Path) -> None:
     assert before != manifest.fingerprint(rows[:-1])
     (folder / "a.wav").write_bytes(b"longer than it was")
     assert before != manifest.fingerprint(rows)
+
+
+def test_rows_marked_valid_are_never_trained_on() -> None:
+    rows = named(4, fold=["1", "2", "1", "2"], split=["train", "valid", "", "valid"])
+    train, valid = manifest.split(rows, valid_folds=["1"])
+    assert ([row.number for row in train], [row.number for row in valid]) == ([], [0, 2])
+    train, _ = manifest.split(rows, valid_fraction=1e-9)
+    assert [row.number for row in train] == [0, 2]
+
+
+def test_the_test_split_may_be_evaluated_and_folds_chosen_to_train_on() -> None:
+    rows = named(5, fold=["a", "b", "a", "c", "c"], split=["train", "train", "valid", "test", ""])
+    train, valid = manifest.split(rows, valid_split="test")
+    assert ([row.number for row in train], [row.number for row in valid]) == ([0, 1, 4], [3])
+    train, valid = manifest.split(rows, train_folds=["b", "c"], valid_split="test")
+    assert ([row.number for row in train], [row.number for row in valid]) == ([1, 4], [3])
+    with pytest.raises(UsageError, match=r"no row in fold 'd' \(folds: a, b, c\)"):
+        manifest.split(rows, train_folds=["d"])
+
+
+def test_crossing_groups_are_refused_dropped_or_kept() -> None:
+    train = named(3, group=["a", "b", ""])
+    valid = [Row(Path("v.wav"), group="a"), Row(Path("w.wav"))]
+    with pytest.raises(UsageError, match=r"1 group is .* 'a' \(data\.crossing: drop leaves them"):
+        manifest.apart(train, valid)
+    assert [row.number for row in manifest.apart(train, valid, "drop")] == [1, 2]
+    assert manifest.apart(train, valid, "keep") == train
+    with pytest.raises(UsageError, match=r"1 file is in training and in evaluation: '0\.wav'"):
+        manifest.apart(train, [Row(Path("0.wav"))], "keep")
+
+
+def test_members_of_one_file_are_files_of_their_own() -> None:
+    rows = [Row(Path("x.tar"), member=Member(name, i, 1)) for i, name in enumerate("ab")]
+    manifest.check_disjoint(rows[:1], rows[1:])
+    with pytest.raises(UsageError, match=r"'x\.tar/a'"):
+        manifest.check_disjoint(rows[:1], rows[:1])
+    assert manifest.fingerprint(rows) != manifest.fingerprint(rows[::-1])
+    many = [Row(Path("x.tar"), member=Member(f"{i}.wav", i, 1)) for i in range(200)]
+    assert 60 < len(manifest.split(many, valid_fraction=0.5)[1]) < 140

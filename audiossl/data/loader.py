@@ -306,7 +306,8 @@ def read_clip(row: Row, rate: int) -> np.ndarray:
     with open_clip(row) as source, audio.stream(source, rate) as blocks:
         for block in blocks:
             last = len(block) if stop is None else max(0, stop - seen)
-            parts.append(block[max(0, first - seen) : last])
+            if len(part := block[max(0, first - seen) : last]):  # an empty one would keep its block
+                parts.append(part)
             seen += len(block)
             if stop is not None and seen >= stop:
                 break

@@ -28,6 +28,7 @@ from audiossl.data.manifest import SEPARATOR, Member, Row
 from audiossl.errors import UsageError
 
 SPLITS = {"train": "train", "test_5s": "test"}
+CACHED = "[0-9].[0-9].*/*/"  # the cache's folders of a version and of a build
 COLUMNS = ("filepath", "start_time", "end_time", "ebird_code", "ebird_code_multilabel")
 EXTRA = (
     "ebird_code_secondary", "length", "quality", "detected_events", "event_cluster", "call_type",
@@ -64,15 +65,18 @@ def read(folder: Path, name: str) -> Iterator[Row]:
 
 
 def _arrow_files(folder: Path, split: str) -> list[Path]:
-    saved = sorted((folder / split).glob("*.arrow"))
-    if saved:
-        return saved
-    cached = [*folder.rglob(f"*-{split}.arrow"), *folder.rglob(f"*-{split}-*-of-*.arrow")]
-    places = sorted({path.parent for path in cached})
+    files = sorted({path for pattern in _patterns(split) for path in folder.glob(pattern)})
+    places = sorted({path.parent for path in files})
     if len(places) > 1:
         both = " and ".join(map(str, places[:2]))
         raise UsageError(f"{folder}: {split} is there twice: {both}: give one as data.root")
-    return sorted(cached)
+    return files
+
+
+def _patterns(split: str) -> list[str]:
+    """Where a split may lie: none of them walks through a disk."""
+    names = (f"*-{split}.arrow", f"*-{split}-*-of-*.arrow")
+    return [f"{split}/*.arrow", *(f"{place}{name}" for place in ("", CACHED) for name in names)]
 
 
 def _rows(table: Any, path: Path, split: str) -> Iterator[Row]:
@@ -162,11 +166,7 @@ def _dataset(name: str, title: str, train: int, test: int) -> Dataset:
             f"birdset/{name}",
             f"DBD-research-group___bird_set/{name}",
         ),
-        signs=tuple(
-            f"{pattern}.arrow"
-            for split in SPLITS
-            for pattern in (f"{split}/*", f"**/*-{split}", f"**/*-{split}-*-of-*")
-        ),
+        signs=tuple(pattern for split in SPLITS for pattern in _patterns(split)),
         expected="train/*.arrow and test_5s/*.arrow, or the cache of the datasets library",
         read=partial(read, name=name),
         counts={"train": train, **({"test": test} if test else {})},
