@@ -19,6 +19,8 @@ PARTS = (
     ("huggingface-hub", "published checkpoints", "pip install huggingface-hub"),
     ("av", "m4a, aac and the sound of videos", "pip install 'audiossl-toolkit[video]'"),
     ("matplotlib", "pictures: tag --plot", "pip install 'audiossl-toolkit[plot]'"),
+    ("webdataset", "shards: tar files of clips", "pip install 'audiossl-toolkit[webdataset]'"),
+    ("datasets", "BirdSet", "pip install 'audiossl-toolkit[birdset]'"),
     ("librosa", "comparison in benchmarks", "pip install 'audiossl-toolkit[librosa]'"),
     ("torchaudio", "comparison in benchmarks", "pip install 'audiossl-toolkit[torchaudio]'"),
     ("mamba-ssm", "fast SSAMBA on CUDA", "pip install mamba-ssm --no-build-isolation"),

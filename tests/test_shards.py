@@ -190,6 +190,8 @@ def test_names_of_shards(rows: list[Row], folder: Path, tmp_path: Path) -> None:
         manifest.read(f"{folder}/none-*.tar")
     with pytest.raises(UsageError, match="Unbalanced braces"):
         manifest.read(f"{folder}/set-{{0.tar")
+    with pytest.raises(UsageError, match="stands for more than 1,000,000 shards"):
+        manifest.read(f"{folder}/set-{{0..9999}}-{{0..9999}}.tar")
     with pytest.raises(UsageError, match="compressed tar cannot be read in place"):
         manifest.read(tmp_path / "a.tar.gz")
     (tmp_path / "a.tar").write_bytes(bytes(10240))

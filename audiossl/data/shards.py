@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import glob
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -32,6 +33,7 @@ from audiossl.inputs import SUFFIXES
 TAR = ".tar"
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 SHARD_BYTES = 1 << 30
+MAX_SHARDS = 10**6  # that a pattern may stand for
 KEY_CHARACTERS = 64  # of a file's name in its key
 INSTALL = "pip install 'audiossl-toolkit[webdataset]'"
 
@@ -130,6 +132,9 @@ def _tars(folder: Path) -> list[Path]:
 
 
 def _braces(text: str) -> list[str]:
+    ranges = re.findall(r"\{(\d+)\.\.(\d+)\}", text)
+    if math.prod(abs(int(last) - int(first)) + 1 for first, last in ranges) > MAX_SHARDS:
+        raise UsageError(f"{text}: stands for more than {MAX_SHARDS:,} shards")
     try:
         from webdataset.shardlists import expand_urls
     except ImportError as error:

@@ -186,6 +186,8 @@ def _places(path: Path) -> Iterator[Path]:
 def _read(place: Path, stamp: Mapping[str, int]) -> list[Entry] | None:
     """What an index says; None if it is of another state of the tar, or not to be trusted."""
     try:
+        if place.stat().st_size > stamp["size"]:  # it says less than the tar holds
+            return None
         values = json.loads(place.read_bytes())
         if {key: values.get(key) for key in stamp} != dict(stamp):
             return None

@@ -47,7 +47,7 @@ DATASETS = (
         ),
         page="https://github.com/Jakobovski/free-spoken-digit-dataset",
         folders=("free-spoken-digit-dataset", "free-spoken-digit-dataset-master", "FSDD", "fsdd"),
-        signs=("recordings",),
+        signs=("recordings/[0-9]_*_[0-9]*.wav",),
         expected="recordings/0_george_0.wav and so on",
         read=read,
         counts={"train": 2_700, "test": 300},
