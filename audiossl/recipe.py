@@ -36,7 +36,6 @@ REPLACES = {
         "train": ("folder", "dataset"),
         "folder": ("train", "dataset"),
         "dataset": ("train", "folder"),
-        **{key: tuple(other for other in VALID if other != key) for key in VALID},
     },
     "train": {"steps": ("epochs",), "epochs": ("steps",)},
 }
