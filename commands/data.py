@@ -95,7 +95,11 @@ def ls(format_: str, quiet: bool) -> None:
 @LISTED
 @options.common
 def check(name: str, root: str | None, checksums: bool, format_: str, quiet: bool) -> int:
-    """Is a copy whole? Clips of each part, labels, groups, licence; exit 3 if it is not."""
+    """Say whether a copy of a set is whole.
+
+    Clips of each part, what is missing, groups that are in several parts, licence and source. Exit
+    code 3 if it is not whole, or differs from what was published.
+    """
     from audiossl.data import datasets
     from audiossl.data.datasets.check import report
     from audiossl.errors import EXIT_OK, EXIT_SOME_FAILED
@@ -117,9 +121,10 @@ def check(name: str, root: str | None, checksums: bool, format_: str, quiet: boo
 @click.option("-o", "--out", metavar="FILE", type=click.Path(), help="Write here, not to stdout.")
 @options.common
 def manifest(source: str, root: str | None, out: str | None, quiet: bool) -> None:
-    """A data set (or a folder) as a manifest: path, labels, folds, groups, splits.
+    """Write a set or folder as a manifest.
 
-    Its paths start from the set's folder, which is said: a recipe needs it as data.root.
+    Its columns are path, labels, fold, group, split. The paths start from the set's folder, which
+    is said: a recipe needs it as data.root.
     """
     from audiossl.atomic import atomic_write
     from audiossl.data import datasets
@@ -167,10 +172,11 @@ def shards(
     on_exists: str,
     quiet: bool,
 ) -> None:
-    """Copy the clips of a manifest, folder or data set into tar files (WebDataset).
+    """Copy a set's clips into tar files (WebDataset).
 
-    For sets of more files than a disk likes. Each shard is printed when it is whole; recipes take
-    the folder as data.train, other programs read the tars with the webdataset library.
+    SOURCE is a data set, a manifest or a folder. For sets of more files than a disk likes. Each
+    shard is printed when it is whole; recipes take the folder as data.train, other programs read
+    the tars with the webdataset library.
     """
     from audiossl.data import datasets
     from audiossl.data import shards as writer

@@ -209,7 +209,9 @@ def apart(train: Sequence[Row], valid: Sequence[Row], crossing: str = "error") -
         evaluated = {row.group for row in valid} - {""}
         train = [row for row in train if row.group not in evaluated]
     elif crossing == "error" and (problem := _crossing_groups(train, valid)):
-        raise UsageError(f"{problem} (data.crossing: drop leaves them out of training, keep not)")
+        raise UsageError(
+            f"{problem} (data.crossing: drop leaves them out of training, keep does not)"
+        )
     if problem := _crossing_files(train, valid):
         raise UsageError(problem)
     return train

@@ -104,10 +104,10 @@ def write(
     waiting = enumerate(sounds)
     number, item = 0, next(waiting, None)
     while item is not None:
-        path, size = folder / f"{name}-{number:06d}{TAR}", 0
+        path = folder / f"{name}-{number:06d}{TAR}"
         with atomic_write(path) as file, TarWriter(file, encoder=False, mtime=0) as writer:
-            while item is not None and size < shard_bytes:
-                size += writer.write(_sample(*item, top))
+            while item is not None and file.tell() < shard_bytes:
+                writer.write(_sample(*item, top))
                 item = next(waiting, None)
         yield path
         number += 1
