@@ -71,7 +71,7 @@ def read(name: str, root: str | os.PathLike[str] | None = None) -> list[Row]:
         _log.warning("warning: %s", message)
     short = [
         f"{'fold ' if part.isdigit() else ''}{part} {here:,} of {whole:,}"
-        for part, (here, whole) in dataset.parts([*rows]).items()
+        for part, (here, whole) in dataset.parts(rows).items()
         if here < whole and (here or not dataset.by_parts)
     ]
     if short and not missing:
