@@ -96,7 +96,7 @@ def write(
     without the library.
     """
     try:
-        from webdataset.writer import TarWriter
+        from webdataset.writer import TarWriter  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UsageError(f"shards are written by the webdataset library: {INSTALL}") from error
     sounds = _by_file(rows)
@@ -136,7 +136,7 @@ def _braces(text: str) -> list[str]:
     if math.prod(abs(int(last) - int(first)) + 1 for first, last in ranges) > MAX_SHARDS:
         raise UsageError(f"{text}: stands for more than {MAX_SHARDS:,} shards")
     try:
-        from webdataset.shardlists import expand_urls
+        from webdataset.shardlists import expand_urls  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UsageError(
             f"{text}: names in braces need the webdataset library ({INSTALL}); a folder of shards"
