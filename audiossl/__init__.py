@@ -15,10 +15,13 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "AudiosslError": "audiossl.errors",
     "InputError": "audiossl.errors",
+    "EmbedRecord": "audiossl.records",
     "ErrorRecord": "audiossl.records",
     "Label": "audiossl.records",
     "TagRecord": "audiossl.records",
     "load": "audiossl.model",
+    "Embedder": "audiossl.embedding",
+    "embed": "audiossl.embedding",
     "Tagger": "audiossl.tagging",
     "tag": "audiossl.tagging",
 }

@@ -53,7 +53,8 @@ class Fbank(nn.Module):
 
     A wave shorter than a window is filled with zeros to one window and gives one frame (without
     snip_edges it is mirrored instead). Raises InputError ("empty") on a wave without samples.
-    Attributes: .rate (Hz), .hop_seconds, .mels (rows of the output).
+    Attributes: .rate (Hz), .hop_seconds, .mels (rows of the output), .longest (samples it can hear
+    of a wave, None: all), .centre (samples from the wave's start to the middle of frame 0).
     """
 
     analysis: Tensor
@@ -90,7 +91,8 @@ class Fbank(nn.Module):
         self.clip = clip or Clip()
         self.preset: str | None = None
         self.rate, self.window, self.hop, self.n_fft = rate, window, hop, n_fft
-        self.hop_seconds = hop / rate
+        self.hop_seconds, self.longest = hop / rate, self.clip.longest(hop, window)
+        self.centre = window / 2 - (0 if snip_edges else window // 2 - hop // 2)
         self.mels = mels + use_energy
         self.preemphasis, self.remove_dc, self.snip_edges = preemphasis, remove_dc, snip_edges
         self.floor, self.energy_floor = floor, energy_floor
@@ -160,7 +162,8 @@ class LogMel(nn.Module):
 
     A wave too short for one frame ("reflect": for the mirror, n_fft // 2 + 1 samples) is filled
     with zeros to that length. Raises InputError ("empty") on a wave without samples.
-    Attributes: .rate (Hz), .hop_seconds, .mels (rows of the output).
+    Attributes: .rate (Hz), .hop_seconds, .mels (rows of the output), .longest (samples it can hear
+    of a wave, None: all), .centre (samples from the wave's start to the middle of frame 0).
     """
 
     analysis: Tensor
@@ -205,12 +208,14 @@ class LogMel(nn.Module):
         self.preset: str | None = None
         self.rate, self.mels = rate, mels
         self.window, self.hop, self.n_fft = window, hop, n_fft
-        self.hop_seconds = hop / rate
+        self.hop_seconds, self.longest = hop / rate, self.clip.longest(hop, window)
         self.edges, self.preemphasis, self.power = edges, preemphasis, power
         self.log, self.floor, self.top_db = log, floor, top_db
+        self.centre = window / 2
         analysis = analysis_window(window_type, window, periodic)
         if self.edges in ("reflect", "zero"):  # centred: the window in the middle of n_fft points
             before = (n_fft - window) // 2
+            self.centre += before - n_fft // 2
             analysis = nn.functional.pad(analysis, (before, n_fft - window - before))
         self.register_buffer("analysis", analysis, False)
         filters = filterbank(mels, n_fft, filter_rate, fmin, fmax, mel_scale, norm)

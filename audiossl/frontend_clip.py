@@ -56,6 +56,19 @@ class Clip:
         if isinstance(self.pad, str):
             check_choice("pad", self.pad, ("min",))
 
+    def longest(self, hop: int, window: int) -> int | None:
+        """Samples of a wave that can be heard: what lies beyond is cut off. None: all.
+
+        hop, window: samples; of a spectrogram cut to `frames` a little less than a hop may be lost.
+        """
+        cut = None if self.frames is None else self.frames * hop + window
+        return min((size for size in (self.samples, cut) if size is not None), default=None)
+
+    def offset(self, count: int) -> int:
+        """Where a wave of `count` samples begins in the one that is analysed, in samples."""
+        missing = max((self.samples or 0) - count, 0)
+        return missing // 2 if self.fill == "center" else 0
+
     def spectrograms(
         self, log_mel: Callable[[Tensor], Tensor], wave: Tensor, lengths: Sequence[int] | None
     ) -> Tensor:
@@ -86,8 +99,7 @@ class Clip:
             return wave.repeat(1, -(-self.samples // wave.shape[-1]))[:, : self.samples]
         if self.fill == "repeat":
             wave = wave.repeat(1, self.samples // wave.shape[-1])
-        missing = self.samples - wave.shape[-1]
-        before = missing // 2 if self.fill == "center" else 0
+        missing, before = self.samples - wave.shape[-1], self.offset(wave.shape[-1])
         return nn.functional.pad(wave, (before, missing - before))
 
     def _centred(self, spec: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ log = logging.getLogger("audiossl")
 
 WEIGHTS, CARD = "model.safetensors", "README.md"
 PRETRAINED = Path(__file__).parent / "pretrained"
-DEFAULTS = {"tag": "tagger"}  # the embedded model that answers when --model is not given
+# The embedded model that answers when --model is not given.
+DEFAULTS = {"tag": "tagger", "embed": "tagger"}
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 
 

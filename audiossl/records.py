@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SCORE_DIGITS = 4  # decimals: finer than any calibration here, coarse enough to hide rounding noise
 TIME_DIGITS = 6  # decimals of a second: one sample at 1 MHz
@@ -62,6 +65,39 @@ class TagRecord:
         if not self.labels and self.best is not None:
             record["best"] = self.best.to_dict()
         return record
+
+
+@dataclass(frozen=True, eq=False)
+class EmbedRecord:
+    """The embedding of one window or token of one file, or of the whole file.
+
+    `start`, `end`: seconds in the file; `embedding`: (dim,) float32 or float16, all finite.
+    """
+
+    file: str
+    start: float
+    end: float
+    embedding: np.ndarray
+    model: str
+
+    def to_row(self) -> dict[str, Any]:
+        """As `to_dict`, the embedding still an array."""
+        return {
+            **file_fields(self.file),
+            "start": round(self.start, TIME_DIGITS),
+            "end": round(self.end, TIME_DIGITS),
+            "embedding": self.embedding,
+            "model": self.model,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        row = self.to_row()
+        return {**row, "embedding": [float(text) for text in decimals(self.embedding)]}
+
+
+def decimals(vector: np.ndarray) -> list[str]:
+    """The shortest decimals that read back as the same numbers of the vector's own type."""
+    return vector.astype(str).tolist()
 
 
 @dataclass(frozen=True)

@@ -6,31 +6,24 @@ that memory does not grow with the length of a file.
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from audiossl import audio, hub
-from audiossl.audio import Source, Window
+from audiossl import hub
+from audiossl.audio import Source
 from audiossl.errors import InputError, UsageError
+from audiossl.inference import BATCH_SIZE, Inference, Tap, name_of
 from audiossl.labels import ontology
 from audiossl.model import Model, load
 from audiossl.records import Label, TagRecord
 
 TOP_K = 5
 THRESHOLD = 0.5  # from here on a calibrated label is more likely right than wrong
-BATCH_SIZE = 4  # windows of one file at a time; on a CPU more gains nothing
-WINDOW_SECONDS = 10.0  # where a checkpoint names no window of its own
-AHEAD = 8  # batches that may be under way or waiting, a file
-
-
-Tap = Callable[[np.ndarray], None]
 
 
 @dataclass(frozen=True)
@@ -72,8 +65,7 @@ class Tagger:
         if model.head is None:
             raise UsageError(f"model {model.config.name} has no labels: it embeds, it does not tag")
         self.model = model
-        self.batch_size = batch_size
-        self.executor = executor
+        self.inference = Inference(model, batch_size, executor)
         self.device = next(model.parameters()).device
 
     @classmethod
@@ -109,11 +101,9 @@ class Tagger:
         `tap` sees each block of samples at the model's rate; `reading` goes to `audio.stream`.
         Raises InputError, after the spans of what could be read.
         """
-        window = window or self.model.config.window_seconds or WINDOW_SECONDS
-        with audio.stream(source, self.model.rate, **reading) as stream:
-            blocks = _tapped(stream, tap) if tap else stream
-            pieces = audio.windows(blocks, stream.rate, window, hop or window)
-            yield from self._score(_full_tail(pieces, stream.rate, window))
+        sliding = self.inference.slide(self.scores, source, window, hop, tap, **reading)
+        for place, scores in sliding:
+            yield Span(place.start, place.end, scores)
 
     def tag(
         self,
@@ -128,7 +118,7 @@ class Tagger:
         Raises InputError, after the records of what could be read.
         """
         options = options or TagOptions()
-        name = _name(source) if name is None else name
+        name = name_of(source) if name is None else name
         spans = self.spans(source, options.window, options.hop, tap, **reading)
         if options.hop is None:
             spans = _pooled(spans, options.pool)
@@ -142,23 +132,6 @@ class Tagger:
         sure = tuple(label for label in labels if label.score >= options.threshold)
         best = labels[0] if labels else None
         return TagRecord(name, span.start, span.end, sure, self.model.config.name, best)
-
-    def _score(self, windows: Iterable[Window]) -> Iterator[Span]:
-        pending: deque[tuple[list[Window], Future[np.ndarray] | np.ndarray]] = deque()
-        try:
-            for group in _batches(windows, self.batch_size):
-                waves = np.stack([window.wave for window in group])
-                job = self.executor.submit(self.scores, waves) if self.executor else None
-                pending.append((group, job or self.scores(waves)))
-                if len(pending) >= (AHEAD if self.executor else 1):
-                    yield from _spans(*pending.popleft())
-        except InputError:
-            # What was read before the damage is good work: give it, then say what is wrong.
-            while pending:
-                yield from _spans(*pending.popleft())
-            raise
-        while pending:
-            yield from _spans(*pending.popleft())
 
     def scores(self, waves: np.ndarray) -> np.ndarray:
         """waves: (batch, samples) float32 at the model's rate -> (batch, classes) in [0, 1]."""
@@ -184,55 +157,6 @@ def tag(
     if options.get("labels") is not None:
         options["labels"] = tagger.find_labels(options["labels"])
     return list(tagger.tag(source, options=TagOptions(**options)))
-
-
-def _name(source: Source) -> str:
-    return os.fsdecode(source) if isinstance(source, str | os.PathLike) else "-"
-
-
-def _tapped(blocks: Iterable[np.ndarray], tap: Tap) -> Iterator[np.ndarray]:
-    for block in blocks:
-        tap(block)
-        yield block
-
-
-def _full_tail(windows: Iterator[Window], rate: int, seconds: float) -> Iterator[Window]:
-    """Make the last window as long as the others by starting it earlier.
-
-    A tail of a few milliseconds alone would be scored on almost nothing.
-    """
-    size = round(seconds * rate)
-    before: Window | None = None
-    for window in windows:
-        if before is not None and len(window.wave) < size and window.start <= before.end:
-            overlap = round((before.end - window.start) * rate)
-            joined = np.concatenate([before.wave, window.wave[overlap:]])[-size:]
-            window = Window(window.end - len(joined) / rate, window.end, joined)
-        yield window
-        before = window
-
-
-def _batches(windows: Iterable[Window], size: int) -> Iterator[list[Window]]:
-    """Groups of at most `size` windows of one length, in order."""
-    group: list[Window] = []
-    try:
-        for window in windows:
-            if group and (len(group) == size or len(group[0].wave) != len(window.wave)):
-                yield group
-                group = []
-            group.append(window)
-    except InputError:
-        if group:
-            yield group
-        raise
-    if group:
-        yield group
-
-
-def _spans(group: Sequence[Window], result: Future[np.ndarray] | np.ndarray) -> Iterator[Span]:
-    scores = result.result() if isinstance(result, Future) else result
-    for window, row in zip(group, scores, strict=True):
-        yield Span(window.start, window.end, row)
 
 
 def _pooled(spans: Iterator[Span], pool: str) -> Iterator[Span]:

@@ -14,11 +14,14 @@ of ReLU outputs and therefore never negative.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from audiossl.models.layers import Timing
 
 MIN_FRAMES = 96  # shorter spectrograms are repeated: YAMNet's patch, about one second
 
@@ -64,6 +67,10 @@ class DSCNN(nn.Module):
         if any(stride not in (1, 2) for stride in strides):
             raise ValueError(f"dscnn: strides must be 1 or 2, got {tuple(strides)}")
         self.dim = dim
+        hop = 2 * math.prod(strides)
+        # A 3x3 convolution padded by 1 looks one frame to either side of `stride * k`: however many
+        # are stacked, token k is centred on frame `hop * k`.
+        self.timing = Timing(0.5 - hop / 2, hop, hop)
         self.norm = nn.BatchNorm2d(1)  # learns the spectrogram's mean and scale
         self.stem = nn.Conv2d(1, stem, 3, 2, 1, bias=False)
         self.stem_norm = nn.BatchNorm2d(stem)
@@ -83,6 +90,10 @@ class DSCNN(nn.Module):
         x = self.blocks(x).mean(dim=2, keepdim=True)  # (batch, width, 1, tokens)
         x = F.relu(self.proj_norm(self.proj(x)), inplace=True)
         return x.squeeze(2).transpose(1, 2)
+
+    def timeline(self, spec: Tensor) -> Tensor:
+        """spec: (batch, mel, frames) -> (batch, moments, dim): the tokens, which are `timing`'s."""
+        return self(spec)
 
     def embed(self, spec: Tensor) -> Tensor:
         """spec: (batch, mel, frames) -> (batch, dim), the mean of the tokens over time."""

@@ -1,15 +1,26 @@
-"""What several architectures share: the pre-norm transformer block and the classification heads."""
+"""What several architectures share: when tokens are, the transformer block, the heads."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiossl.errors import ModelError
+
+
+class Timing(NamedTuple):
+    """Where an encoder's tokens over time stand in a spectrogram, in frames.
+
+    Frame f lies between f and f + 1; token k between first + k * hop and `width` after that.
+    """
+
+    first: float
+    hop: float
+    width: float
 
 
 class DropPath(nn.Module):

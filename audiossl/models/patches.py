@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from audiossl.models.layers import Timing
+
 Order = Literal["frequency", "time"]
 Fit = Literal["cut", "interpolate"]
 
@@ -68,6 +70,21 @@ class PatchEmbed(nn.Conv2d):
             kernel = _along_rows(self.kernel_size, self.order)
             raise ValueError(f"{self.mel} x {frames} values do not fill one patch of {kernel}")
         return rows, columns
+
+    def over_time(self, tokens: Tensor, frames: int) -> Tensor:
+        """tokens: (batch, patches, dim) of a spectrogram of `frames` frames -> (batch, moments,
+        dim), averaged over the frequencies of a moment."""
+        grid = tokens.unflatten(1, self.grid(frames))
+        return grid.mean(1 if self.order == "frequency" else 2)
+
+    @property
+    def timing(self) -> Timing:
+        """A moment is as wide as a patch, and a stride from the last."""
+        hop, width = (
+            _along_rows(pair, self.order)[1]  # pyright: ignore[reportArgumentType]
+            for pair in (self.stride, self.kernel_size)
+        )
+        return Timing(0, hop, width)
 
     def restride(self, stride: Sequence[int]) -> None:
         """Change the (frequency, time) stride; kernels stay."""

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from audiossl.models.layers import Block
+from audiossl.models.layers import Block, Timing
 from audiossl.models.patches import Fit, Order, PatchEmbed, resize_table, resize_tail, sincos
 
 Positions = Literal["learned", "sincos", "sincos_swapped"]
@@ -182,6 +182,16 @@ class ViT(nn.Module):
             return tokens[:, :2].mean(1)
         mean = tokens[:, self.class_tokens :].mean(1)
         return self.fc_norm(mean) if self.pooling == "fc_norm" else mean
+
+    def timeline(self, spec: Tensor) -> Tensor:
+        """spec: (batch, mel, frames) -> (batch, moments, dim): patch tokens, normalised, averaged
+        over the frequencies of a moment; `timing` says when they are."""
+        tokens = self(spec)[:, self.class_tokens :]
+        return self.patch_embed.over_time(tokens, spec.shape[-1])
+
+    @property
+    def timing(self) -> Timing:
+        return self.patch_embed.timing
 
     def grid(self, frames: int) -> tuple[int, int]:
         """(rows, columns) of patches in a spectrogram of `frames` frames; ValueError on 0."""
