@@ -33,6 +33,25 @@ class Input:
     error: InputError | None = None
 
 
+@dataclass
+class Shard:
+    """One machine's part of a list: every `count`-th input, from number `index` (from 1) on.
+
+    `seen`: inputs of the whole list so far.
+    """
+
+    index: int
+    count: int
+    seen: int = 0
+
+    def of(self, items: Iterable[Input]) -> Iterator[Input]:
+        """This part of `items`, in order."""
+        for item in items:
+            self.seen += 1
+            if (self.seen - self.index) % self.count == 0:
+                yield item
+
+
 def expand(
     arguments: Iterable[str],
     files_from: BinaryIO | None = None,

@@ -1,21 +1,40 @@
-"""Records (dicts, as `to_dict()` gives them) to text: one writer a format.
+"""Records (dicts, as `to_dict()` or `to_row()` give them) to text: one writer a format.
 
 A writer is fed one input after the other and gives text to append, so that results flow:
-`begin() file(record...) end_file() end()`.
+`begin() record(...)... end_file() end()`.
 """
 
 from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
 
 import audiossl.annotations as label_tracks
 from audiossl.annotations import Annotation
+from audiossl.atomic import atomic_write
+from audiossl.records import decimals
 
 Record = dict[str, Any]
 TAG_COLUMNS = ("file", "start", "end", "label", "score", "model", "error")
+EMBED_COLUMNS = ("file", "start", "end", "model", "error")  # the numbers follow: e0, e1 ...
+
+
+class Inputs(Protocol):
+    """The records of one input after the other; may be read again."""
+
+    def __iter__(self) -> Iterator[Iterable[Record]]: ...
+
+
+class Writer(Protocol):
+    """A format: `suffix` of its files, and how the records of a run become one."""
+
+    @property
+    def suffix(self) -> str: ...
+
+    def write(self, path: Path, inputs: Inputs) -> None: ...
 
 
 class JsonLines:
@@ -27,13 +46,38 @@ class JsonLines:
         return ""
 
     def record(self, record: Record) -> str:
-        return json.dumps(record, ensure_ascii=False) + "\n"
+        return json_text(record) + "\n"
 
     def end_file(self) -> str:
         return ""
 
     def end(self) -> str:
         return ""
+
+    def write(self, path: Path, inputs: Inputs) -> None:
+        """The text of all inputs to `path`, whole or not at all. Raises OutputError."""
+        with atomic_write(path) as file:
+            file.write(encoded(self.begin()))
+            for records in inputs:
+                for record in records:
+                    file.write(encoded(self.record(record)))
+                file.write(encoded(self.end_file()))
+            file.write(encoded(self.end()))
+
+
+def encoded(text: str) -> bytes:
+    """Text as bytes; what was no UTF-8 in a name is so again."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def json_text(record: Record) -> str:
+    """A record as one line of JSON; an embedding that is an array comes last."""
+    vector = record.get("embedding")
+    if vector is None:
+        return json.dumps(record, ensure_ascii=False)
+    rest = {key: value for key, value in record.items() if key != "embedding"}
+    numbers = ", ".join(decimals(vector))
+    return f'{json.dumps(rest, ensure_ascii=False)[:-1]}, "embedding": [{numbers}]}}'
 
 
 class Json(JsonLines):
@@ -45,7 +89,7 @@ class Json(JsonLines):
         self._separator = "[\n"
 
     def record(self, record: Record) -> str:
-        text = self._separator + json.dumps(record, ensure_ascii=False)
+        text = self._separator + json_text(record)
         self._separator = ",\n"
         return text
 
@@ -70,11 +114,37 @@ class Separated(JsonLines):
         return label_tracks.delimited(values, self._delimiter)
 
 
+class EmbeddingCsv(JsonLines):
+    """CSV: one row an embedding, its numbers in columns e0, e1 ...; an error has a row as well."""
+
+    suffix = ".csv"
+
+    def __init__(self, dim: int) -> None:
+        self._dim = dim
+
+    def begin(self) -> str:
+        return label_tracks.delimited((*EMBED_COLUMNS, *(f"e{k}" for k in range(self._dim))))
+
+    def record(self, record: Record) -> str:
+        if "error" in record:
+            numbers = [""] * self._dim
+            place = (record["file"], "", "", "", error_text(record))
+        else:
+            numbers = decimals(record["embedding"])
+            place = (record["file"], record["start"], record["end"], record["model"], "")
+        head = label_tracks.delimited(place).removesuffix("\n")
+        return f"{head},{','.join(numbers)}\n"
+
+
+def error_text(record: Record) -> str:
+    """What went wrong, by an error record."""
+    return f"{record['error']['code']}: {record['error']['message']}"
+
+
 def tag_rows(record: Record) -> list[tuple[Any, ...]]:
     """Rows of TAG_COLUMNS for one record."""
     if "error" in record:
-        error = record["error"]
-        return [(record["file"], "", "", "", "", "", f"{error['code']}: {error['message']}")]
+        return [(record["file"], "", "", "", "", "", error_text(record))]
     place = (record["file"], record["start"], record["end"])
     labels = record["labels"] or [{"label": "", "score": ""}]
     return [(*place, item["label"], item["score"], record["model"], "") for item in labels]
@@ -174,5 +244,10 @@ FORMATS: dict[str, Callable[[], JsonLines]] = {
     "audacity": Audacity,
     "raven": Raven,
     "textgrid": TextGrid,
+}
+EMBED_TEXTS: dict[str, Callable[[int], JsonLines]] = {  # by the vectors' number of numbers
+    "jsonl": lambda _dim: JsonLines(),
+    "json": lambda _dim: Json(),
+    "csv": EmbeddingCsv,
 }
 ONE_DOCUMENT_A_FILE = frozenset({"audacity", "textgrid"})

@@ -20,6 +20,7 @@ from audiossl import errors
 # Name -> one line of help. A test compares the names with the files of this folder.
 COMMANDS = {
     "tag": "Say what sounds are in recordings.",
+    "embed": "Turn recordings into vectors: one a file, window or token.",
     "finetune": "Train a model on labelled recordings, by a recipe.",
     "pretrain": "Train an encoder without labels, by a recipe.",
     "models": "List, show and check models.",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    from audiossl.inputs import Input
 
 Decorator = Callable[[Any], Any]
 
@@ -87,6 +91,9 @@ inputs = chain(
         metavar="FILE|-",
         help="Read names of inputs from a file or stdin, one a line.",
     ),
+    click.option(
+        "-r", "--recursive", is_flag=True, expose_value=False, help="Folders always are: no need."
+    ),
     click.option("-0", "--null", is_flag=True, help="Names in --files-from end with NUL."),
     click.option("--name", default="-", help="What to call the audio that comes on stdin."),
 )
@@ -122,7 +129,7 @@ def output(formats: list[str]) -> Decorator:
             "format_",
             type=click.Choice(["auto", *formats]),
             default="auto",
-            help="auto: table on a terminal, jsonl otherwise.",
+            help="auto: what --out ends in; else table on a terminal, jsonl otherwise.",
         ),
         click.option(
             "-o",
@@ -157,6 +164,71 @@ batching = chain(
         help="Files at work at once; results are the same.  [default: all cores]",
     ),
 )
+
+
+class ShardType(click.ParamType):
+    """`2/5`: the second of five parts."""
+
+    name = "shard"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        first, _, second = str(value).partition("/")
+        if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
+            self.fail(f"{value!r} is no I/N with 1 <= I <= N, such as 2/5", param, ctx)
+        return int(first), int(second)
+
+
+shard = click.option(
+    "--shard",
+    type=ShardType(),
+    metavar="I/N",
+    help="Only every N-th input, from the I-th on: one part for each of N machines.",
+)
+
+
+def listed(
+    inputs: tuple[str, ...], files_from: BinaryIO | None, null: bool, name: str
+) -> Iterator[Input]:
+    """What the `inputs` options name."""
+    from audiossl.inputs import expand
+
+    if files_from is not None and files_from.name == "<stdin>" and "-" in inputs:
+        raise click.UsageError("stdin cannot be both audio (-) and the list (--files-from -)")
+    return expand(inputs, files_from, null, name)
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a command's model works (`device`: one that is there), and where its results go."""
+
+    model: str
+    device: str
+    jobs: int
+    batch_size: int
+    quiet: bool
+    writing: dict[str, Any]
+
+    @property
+    def threads(self) -> int:
+        """Batches computed at once."""
+        return self.jobs if self.device == "cpu" else 1
+
+
+def running(values: dict[str, Any], task: str) -> Running:
+    """Take the options of model, batching and output out of a command's values."""
+    from audiossl import hub
+    from audiossl.model import pick_device
+
+    return Running(
+        model=values.pop("model") or hub.DEFAULTS[task],
+        device=pick_device(values.pop("device"), threads=1),
+        jobs=values.pop("jobs") or cores(),
+        batch_size=values.pop("batch_size"),
+        quiet=values.pop("quiet"),
+        writing={key: values.pop(key) for key in ("format_", "out", "on_exists", "resume")},
+    )
 
 
 def cores() -> int:

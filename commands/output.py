@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -17,16 +17,16 @@ from typing import Any, Protocol, cast
 import click
 
 from audiossl import batch, errors
-from audiossl.atomic import atomic_write
 from audiossl.errors import InputError, OutputError
 from audiossl.inputs import STDIN, Input
-from audiossl.journal import Journal, key
+from audiossl.journal import Entry, Journal, key
 from audiossl.records import ErrorRecord
-from audiossl.writers import FORMATS, ONE_DOCUMENT_A_FILE, JsonLines, Record
+from audiossl.writers import ONE_DOCUMENT_A_FILE, JsonLines, Record, Writer, encoded
 
 from .main import ClosedPipe, say_error
 
 Work = Callable[[Input], Iterable[Record]]
+Formats = Mapping[str, Callable[[], Writer]]
 
 
 class Sink(Protocol):
@@ -69,45 +69,50 @@ class StdoutSink:
         write_stdout(self.writer.end())
 
 
+@dataclass
+class Kept:
+    """Records of inputs that stand in a journal, as writers take them."""
+
+    journal: Journal
+    entries: list[Entry]
+
+    def __iter__(self) -> Iterator[Iterator[Record]]:
+        return (self.journal.records(entry) for entry in self.entries)
+
+
 class FileSink:
     """One file, written from the journal when all inputs are done."""
 
-    def __init__(self, path: Path, writer: JsonLines, settings: Record, resume: bool) -> None:
+    def __init__(self, path: Path, writer: Writer, settings: Record, resume: bool) -> None:
         self.path, self.writer = path, writer
-        self.journal = Journal(path.with_name(f".{path.name}.journal"), settings, resume)
-        self._entries: list[int] = []
+        self.kept = Kept(Journal(journal_of(path), settings, resume), [])
 
     def skips(self, item: Input) -> bool:
-        return self.journal.find(key(item.path)) is not None
+        return self.kept.journal.find(key(item.path, item.name)) is not None
 
     def file(self, item: Input, records: Iterator[Record]) -> bool:
-        input_key = key(item.path)
-        offset = self.journal.find(input_key)
-        ok = True
-        if offset is None:
-            taken = list(records)
-            ok = all("error" not in record for record in taken)
-            offset = self.journal.add(input_key, taken, ok)
-        self._entries.append(offset)
-        return ok
+        journal, input_key = self.kept.journal, key(item.path, item.name)
+        entry = journal.find(input_key) or journal.add(input_key, records)
+        self.kept.entries.append(entry)
+        return entry.ok
 
     def finish(self, ok: bool) -> None:
-        with self.journal, atomic_write(self.path) as file:
-            file.write(_bytes(self.writer.begin()))
-            for offset in self._entries:
-                for record in self.journal.records(offset):
-                    file.write(_bytes(self.writer.record(record)))
-                file.write(_bytes(self.writer.end_file()))
-            file.write(_bytes(self.writer.end()))
+        with self.kept.journal as journal:
+            self.writer.write(self.path, self.kept)
         if ok:  # otherwise it stays, and --resume tries the failed inputs again
-            self.journal.remove()
+            journal.remove()
+
+
+def journal_of(path: Path) -> Path:
+    """Where the journal of an output stands."""
+    return path.with_name(f".{path.name}.journal")
 
 
 class FolderSink:
     """One file an input, named after it, in the folders in which the inputs were found."""
 
     def __init__(
-        self, folder: Path, writer: Callable[[], JsonLines], on_exists: str, resume: bool
+        self, folder: Path, writer: Callable[[], Writer], on_exists: str, resume: bool
     ) -> None:
         self.folder, self.writer = folder, writer
         self.on_exists = "skip" if resume else on_exists
@@ -128,17 +133,14 @@ class FolderSink:
         if problem := self._problem(item, target):
             say_record_error(item.name, problem)
             return False
-        writer = self.writer()
-        text, ok = [writer.begin()], True
-        for record in records:
-            ok = ok and "error" not in record
-            text.append(writer.record(record))
-        text += [writer.end_file(), writer.end()]
-        if ok or any(text[1:]):
-            make_folder(target.parent)
-            with atomic_write(target) as file:
-                file.write(_bytes("".join(text)))
-        return ok
+        # By way of a journal: a long input's records need not fit into the memory.
+        with Journal(self.folder / ".audiossl.journal", {}, resume=False) as journal:
+            entry = journal.add("", records)
+            if entry.ok or any("error" not in record for record in journal.records(entry)):
+                make_folder(target.parent)
+                self.writer().write(target, Kept(journal, [entry]))
+            journal.remove()
+        return entry.ok
 
     def _problem(self, item: Input, target: Path) -> InputError | None:
         other = self._used.setdefault(target, item.name)
@@ -153,7 +155,13 @@ class FolderSink:
 
 
 def make_sink(
-    format_: str, out: str | None, on_exists: str, resume: bool, settings: Record, many: bool
+    formats: Formats,
+    format_: str,
+    out: str | None,
+    on_exists: str,
+    resume: bool,
+    settings: Record,
+    many: bool = False,
 ) -> Sink | None:
     """The sink that the options ask for; None when there is nothing left to do."""
     if out is None:
@@ -161,19 +169,18 @@ def make_sink(
             raise click.UsageError("--resume needs --out: what went to stdout cannot be known")
         if many and format_ in ONE_DOCUMENT_A_FILE:
             raise click.UsageError(f"{format_} is one document an input: give --out FOLDER")
-        return StdoutSink(table_writer() if format_ == "table" else FORMATS[format_]())
+        return StdoutSink(cast(JsonLines, formats[format_]()))
     if format_ == "table":
         raise click.UsageError("a table is for the terminal: give another --format with --out")
     if out.endswith(os.sep) or os.path.isdir(out) or (many and format_ in ONE_DOCUMENT_A_FILE):
-        return FolderSink(Path(out), FORMATS[format_], on_exists, resume)
-    return _file_sink(Path(out), format_, on_exists, resume, settings)
+        return FolderSink(Path(out), formats[format_], on_exists, resume)
+    return _file_sink(Path(out), formats[format_](), on_exists, resume, settings)
 
 
 def _file_sink(
-    path: Path, format_: str, on_exists: str, resume: bool, settings: Record
+    path: Path, writer: Writer, on_exists: str, resume: bool, settings: Record
 ) -> FileSink | None:
-    journal = path.with_name(f".{path.name}.journal")
-    if path.exists() and not (resume and journal.exists()):
+    if path.exists() and not (resume and journal_of(path).exists()):
         if resume or on_exists == "skip":
             click.echo(f"audiossl: {path} is there already: nothing to do", err=True)
             return None
@@ -181,26 +188,31 @@ def _file_sink(
             raise OutputError(f"{path} exists: --on-exists overwrite or skip, or another --out")
     if not path.parent.is_dir():
         raise OutputError(f"{path.parent}: no such folder")
-    return FileSink(path, FORMATS[format_](), settings, resume)
+    return FileSink(path, writer, settings, resume)
 
 
-def table_writer() -> JsonLines:
-    from .table import Table
-
-    return Table(sys.stdout.isatty())
-
-
-def pick_format(format_: str) -> str:
-    """`auto` is a table for a person and JSON lines for a program."""
+def pick_format(format_: str, out: str | None, known: Iterable[str]) -> str:
+    """`auto` goes by the name of --out; on stdout a person gets a table, a program JSON lines."""
     if format_ != "auto":
         return format_
+    if out is not None:
+        suffix = os.path.splitext(out)[1].removeprefix(".").lower()
+        return suffix if suffix in known else "jsonl"
     return "table" if sys.stdout.isatty() else "jsonl"
 
 
 def run_batch(
-    inputs: Iterable[Input], work: Work, sink: Sink, jobs: int, progress: Callable[[str], None]
+    inputs: Iterable[Input],
+    work: Work,
+    sink: Sink,
+    jobs: int,
+    progress: Callable[[str], None],
+    nothing: Callable[[], int] | None = None,
 ) -> int:
-    """Work through the inputs, write their records in order; the exit code that tells of it."""
+    """Work through the inputs, write their records in order; the exit code that tells of it.
+
+    `nothing`: says what it means, and gives the code, when there was no input.
+    """
     done = failed = 0
 
     def records(item: Input) -> Iterator[Record]:
@@ -215,10 +227,10 @@ def run_batch(
     sink.finish(ok=not failed)
     if failed:
         return errors.EXIT_SOME_FAILED if done else errors.EXIT_ALL_FAILED
-    return errors.EXIT_OK if done else _nothing()
+    return errors.EXIT_OK if done else (nothing or no_input)()
 
 
-def _nothing() -> int:
+def no_input() -> int:
     say_error("no input: give files, folders, a quoted glob, - for stdin, or --files-from")
     return errors.EXIT_ALL_FAILED
 
@@ -258,16 +270,12 @@ def write_stdout(text: str) -> None:
     if not text:
         return
     try:
-        sys.stdout.buffer.write(_bytes(text))
+        sys.stdout.buffer.write(encoded(text))
         sys.stdout.buffer.flush()
     except BrokenPipeError:
         raise ClosedPipe from None
     except OSError as error:
         raise OutputError(f"stdout: {error.strerror}") from error
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,9 @@
-"""Tag records for a person at a terminal: a line a window, bars for scores."""
+"""Records for a person at a terminal: a line a window, bars for scores."""
 
 from __future__ import annotations
+
+import os
+import sys
 
 from audiossl.writers import JsonLines, Record
 
@@ -14,15 +17,13 @@ STRONG = 0.6  # scores from here on are green
 class Table(JsonLines):
     """One line a record; colours on a terminal unless NO_COLOR is set."""
 
-    def __init__(self, terminal: bool) -> None:
-        import os
-
-        self._colour = terminal and not os.environ.get("NO_COLOR")
+    def __init__(self) -> None:
+        self._colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
     def record(self, record: Record) -> str:
         if "error" in record:
             return ""  # told on stderr
-        place = f"{shortened(record['file'])}  {clock(record['start'])}-{clock(record['end'])}  "
+        place = place_of(record)
         if not record["labels"]:
             return place + self._paint(DIM, unsure(record)) + "\n"
         lines = [self._label(item["label"], item["score"]) for item in record["labels"]]
@@ -35,6 +36,22 @@ class Table(JsonLines):
 
     def _paint(self, colour: str, text: str) -> str:
         return f"{colour}{text}{RESET}" if self._colour else text
+
+
+class EmbedTable(JsonLines):
+    """One line a record: where, how many numbers, how long the vector is."""
+
+    def record(self, record: Record) -> str:
+        if "error" in record:
+            return ""  # told on stderr
+        vector = record["embedding"].astype("float64")
+        norm = float(vector @ vector) ** 0.5
+        return f"{place_of(record)}{len(vector)} dims  norm {norm:.4g}\n"
+
+
+def place_of(record: Record) -> str:
+    """File and times, as the first columns."""
+    return f"{shortened(record['file'])}  {clock(record['start'])}-{clock(record['end'])}  "
 
 
 def unsure(record: Record) -> str:

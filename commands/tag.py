@@ -74,15 +74,11 @@ def command(
     find . -name '*.wav' -print0 | audiossl tag --files-from - -0 --format jsonl
     ffmpeg -v error -i talk.mp4 -f wav - | audiossl tag - --name talk.mp4
     """
-    from audiossl.inputs import expand
-
     from .output import pick_format
 
-    if files_from is not None and files_from.name == "<stdin>" and "-" in inputs:
-        raise click.UsageError("stdin cannot be both audio (-) and the list (--files-from -)")
-    values["format_"] = pick_format(values["format_"])
+    items = options.listed(inputs, files_from, null, name)
+    values["format_"] = pick_format(values["format_"], values["out"], FORMATS)
     reading = options.reading(values)
-    items = expand(inputs, files_from, null, name)
     if values["format_"] in ("audacity", "textgrid") or plot:
         items, many = several(items)
         if many and plot:
@@ -113,25 +109,22 @@ def run(
     from concurrent.futures import ThreadPoolExecutor
 
     from audiossl import hub
-    from audiossl.model import pick_device
     from audiossl.tagging import Tagger, TagOptions
+    from audiossl.writers import FORMATS as TEXTS
 
     from . import output
+    from .table import Table
 
-    jobs = values.pop("jobs") or options.cores()
-    name = values.pop("model") or hub.DEFAULTS["tag"]
-    device = pick_device(values.pop("device"), threads=1)
-    keep = ("format_", "out", "on_exists", "resume")
-    writing = {key: values.pop(key) for key in keep}
-    quiet, batch_size = values.pop("quiet"), values.pop("batch_size")
+    how = options.running(values, "tag")
     names = [part.strip() for text in values.pop("labels") for part in text.split(";")]
 
-    with ThreadPoolExecutor(jobs if device == "cpu" else 1) as executor:
-        tagger = Tagger.load(name, device, batch_size=batch_size, executor=executor)
+    with ThreadPoolExecutor(how.threads) as executor:
+        tagger = Tagger.load(how.model, how.device, batch_size=how.batch_size, executor=executor)
         chosen = tagger.find_labels(names) if names else None
         tagging = TagOptions(labels=chosen, **values)
-        settings = {"tag": tagging, "model": hub.digest(name), "reading": reading}
-        sink = output.make_sink(**writing, settings=settings, many=many)
+        settings = {"tag": tagging, "model": hub.digest(how.model), "reading": reading}
+        formats: output.Formats = {"table": Table, **TEXTS}
+        sink = output.make_sink(formats, **how.writing, settings=settings, many=many)
         if sink is None:
             return 0
         picture = Picture(plot, tagger.model.rate) if plot else None
@@ -143,8 +136,8 @@ def run(
                     picture.records.append(record)
                 yield record.to_dict()
 
-        with output.progress_line(quiet, "tagged") as progress:
-            code = output.run_batch(items, work, sink, jobs, progress)
+        with output.progress_line(how.quiet, "tagged") as progress:
+            code = output.run_batch(items, work, sink, how.jobs, progress)
         if picture:
             picture.draw()
         return code

@@ -1,0 +1,145 @@
+"""`audiossl embed`: recordings as vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import click
+
+from audiossl.inputs import Input, Shard
+
+from . import options
+
+ARRAYS = ["npz", "npy", "parquet", "safetensors"]
+FORMATS = ["table", "jsonl", "json", "csv", *ARRAYS]
+
+
+@click.command()
+@options.inputs
+@options.model
+@click.option(
+    "--window", type=click.FloatRange(0.05), metavar="SECONDS", help="Length of a window."
+)
+@click.option(
+    "--hop",
+    type=click.FloatRange(0.01),
+    metavar="SECONDS",
+    help="A timeline: one record a window, a window every so often.",
+)
+@click.option("--tokens", is_flag=True, help="A finer timeline: one record a token of the encoder.")
+@click.option(
+    "--pool",
+    type=click.Choice(["mean", "max", "statistics"]),
+    help="One record a file over its windows or tokens; statistics: mean, then standard deviation."
+    "  [default: mean, without --hop and --tokens]",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Of the numbers.",
+)
+@options.shard
+@options.output(FORMATS)
+@options.batching
+@options.decoding
+@options.common
+def command(
+    inputs: tuple[str, ...],
+    files_from: BinaryIO | None,
+    null: bool,
+    name: str,
+    shard: tuple[int, int] | None,
+    **values: Any,
+) -> int:
+    """Turn recordings into vectors: one a file, window or token.
+
+    Inputs are files, folders (searched recursively), quoted globs, or - for audio on stdin. Any
+    model embeds, a tagger too: by its encoder. A token's time is the stretch of sound it stands
+    for; of a ViT, tokens are columns of patches, averaged over their frequencies.
+
+    \b
+    audiossl embed clip.wav
+    audiossl embed -r calls/ --out calls.parquet
+    audiossl embed day1.flac --window 2 --hop 1 --out day1.npz
+    audiossl embed song.mp3 --tokens --format jsonl
+    audiossl embed calls/ --tokens --pool statistics --out calls.csv
+
+    Formats of arrays need --out FILE and hold rows alone, in the order of the inputs, each an
+    embedding with its file, start and end; errors go to stderr:
+
+    \b
+    npz          arrays embedding, file, start, end
+    npy          embedding alone; file, start, end beside it in FILE.csv
+    safetensors  embedding, start, end; file, an index into names (bytes, a NUL after each)
+    parquet      columns file, start, end, embedding, model; needs pyarrow
+
+    On many machines give the same inputs and --shard 1/4 --out part1.parquet, 2/4 and so on. The
+    parts together are the whole:
+
+    \b
+    cat part*.jsonl > all.jsonl
+    python -c "import pyarrow.parquet as p; p.write_table(p.read_table('parts/'), 'all.parquet')"
+    """
+    from audiossl import arrays
+
+    from .output import pick_format
+
+    format_ = values["format_"] = pick_format(values["format_"], values["out"], FORMATS)
+    if format_ in ARRAYS and values["out"] is None:
+        raise click.UsageError(f"{format_} is no text: give --out FILE")
+    arrays.check(format_)
+    part = Shard(*(shard or (1, 1)))
+    items = part.of(options.listed(inputs, files_from, null, name))
+    return run(part, items, options.reading(values), values)
+
+
+def run(
+    part: Shard, items: Iterator[Input], reading: dict[str, Any], values: dict[str, Any]
+) -> int:
+    """Load the model, embed every input, write the records; the exit code."""
+    from concurrent.futures import ThreadPoolExecutor
+    from functools import partial
+
+    from audiossl import arrays, hub
+    from audiossl.embedding import Embedder, EmbedOptions
+    from audiossl.writers import EMBED_TEXTS
+
+    from . import output
+    from .table import EmbedTable
+
+    how = options.running(values, "embed")
+    embedding = EmbedOptions(**values)
+
+    with ThreadPoolExecutor(how.threads) as executor:
+        embedder = Embedder.load(
+            how.model, how.device, batch_size=how.batch_size, executor=executor
+        )
+        size = embedder.size(embedding)
+        texts = {kind: partial(writer, size) for kind, writer in EMBED_TEXTS.items()}
+        formats: output.Formats = {
+            "table": EmbedTable,
+            **texts,
+            **arrays.formats(size, embedding.dtype),
+        }
+        settings = {
+            "embed": embedding,
+            "model": hub.digest(how.model),
+            "reading": reading,
+            "device": how.device.partition(":")[0],
+        }
+        sink = output.make_sink(formats, **how.writing, settings=settings)
+        if sink is None:
+            return 0
+
+        def work(item: Input) -> Iterator[dict[str, Any]]:
+            for record in embedder.embed(item.path, item.name, embedding, **reading):
+                yield record.to_row()
+
+        def nothing() -> int:
+            return 0 if part.seen else output.no_input()  # more machines than inputs: all is well
+
+        with output.progress_line(how.quiet, "embedded") as progress:
+            return output.run_batch(items, work, sink, how.jobs, progress, nothing)
