@@ -9,6 +9,7 @@ many files fill the memory. `--resume` reads the journal; the output is written 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -67,10 +68,8 @@ class Journal:
         self._file = path.open("ab")
 
     def _create(self, head: str) -> None:
-        try:
+        with self._told():
             self.path.write_bytes(head.encode() + b"\n")
-        except OSError as error:
-            raise OutputError(f"{self.path}: {error.strerror}") from error
 
     def _recover(self, head: str) -> None:
         """Index what is closed, cut off what is not; refuse the journal of other settings."""
@@ -99,31 +98,43 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk was told by `add`; nothing else is left
+            self._file.close()
 
     def find(self, input_key: str) -> Entry | None:
         """The entry of a finished input, or None: failed ones are redone on resume."""
         return self._done.get(input_key)
 
     def add(self, input_key: str, records: Iterable[Record]) -> Entry:
-        """Take all records of an input, and note it as finished."""
-        offset, ok = self._file.tell(), True
-        for record in records:
-            ok = ok and "error" not in record
-            self._append({"record": record})
-        entry = Entry(offset, ok)
-        self._append({"done": input_key, "ok": ok})
+        """Take all records of an input, and note it as finished.
+
+        What comes of an input that raises is dropped.
+        """
+        offset, ok = self._file.seek(0, os.SEEK_END), True
         try:
-            self._file.flush()
-        except OSError as error:
-            raise OutputError(f"{self.path}: {error.strerror}") from error
+            for record in records:
+                ok = ok and "error" not in record
+                self._append({"record": record})
+            self._append({"done": input_key, "ok": ok})
+            with self._told():
+                self._file.flush()
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._file.truncate(offset)
+            raise
+        entry = Entry(offset, ok)
         self._note(input_key, entry)
         return entry
 
     def _append(self, line: Record) -> None:
         text = json.dumps(line, ensure_ascii=True, default=_packed)
-        try:
+        with self._told():
             self._file.write(text.encode("ascii") + b"\n")
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise OutputError(f"{self.path}: {error.strerror}") from error
 

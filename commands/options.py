@@ -92,7 +92,11 @@ inputs = chain(
         help="Read names of inputs from a file or stdin, one a line.",
     ),
     click.option(
-        "-r", "--recursive", is_flag=True, expose_value=False, help="Folders always are: no need."
+        "-r",
+        "--recursive",
+        is_flag=True,
+        expose_value=False,
+        help="Search folders to the bottom: always so.",
     ),
     click.option("-0", "--null", is_flag=True, help="Names in --files-from end with NUL."),
     click.option("--name", default="-", help="What to call the audio that comes on stdin."),

@@ -182,7 +182,7 @@ def test_exit_by_signal_leaves_nothing_half_done(
     journal = tmp_path / ".out.jsonl.journal"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        if journal.exists() and journal.read_bytes().count(b"\n") == 2:
+        if journal.exists() and journal.read_bytes().count(b"\n") == 3:
             break
         time.sleep(0.05)
     process.send_signal(number)
