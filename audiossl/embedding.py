@@ -254,9 +254,10 @@ class _Pooling:
             self.mean, self.squares = np.zeros(len(vector)), np.zeros(len(vector))
         self.count += 1
         self.highest = np.maximum(self.highest, vector)
-        deviation = vector - self.mean
-        self.mean = self.mean + deviation / self.count
-        self.squares = self.squares + deviation * (vector - self.mean)
+        with np.errstate(invalid="ignore"):  # what is not finite is refused at the end
+            deviation = vector - self.mean
+            self.mean = self.mean + deviation / self.count
+            self.squares = self.squares + deviation * (vector - self.mean)
 
     def result(self, pool: str) -> np.ndarray:
         """(dim,), or with "statistics" (2 * dim,), float32."""
