@@ -1,0 +1,480 @@
+"""`audiossl embed`: formats, exit codes, shards, and a kill -9 after which nothing is lost.
+
+Most runs are in this process, by the installed entry point; signals need one of their own.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jsonschema
+import numpy as np
+import pyarrow.parquet
+import pytest
+import soundfile
+from safetensors.numpy import load_file
+from test_contract import NASTY, SCHEMA
+from test_embedding import made
+
+from audiossl import arrays
+from audiossl.embedding import Embedder, EmbedOptions
+from audiossl.model import save_model
+
+COMMAND = Path(sys.executable).parent / "audiossl"
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)  # made once: much faster than validate()
+BYTES_ALIKE = ["jsonl", "csv", "npz", "npy", "parquet", "safetensors"]
+
+
+class Done(NamedTuple):
+    code: int
+    stdout: bytes
+    stderr: bytes
+
+
+@pytest.fixture
+def embed(capfdbinary: pytest.CaptureFixture[bytes], tiny: Path) -> Iterator[Callable[..., Done]]:
+    """Run `audiossl embed` here: embed("a.wav", "--hop", "1")."""
+    (entry,) = metadata.entry_points(group="console_scripts", name="audiossl")
+    run = entry.load()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+
+    def call(*args: Any, model: Any = tiny, command: str = "embed") -> Done:
+        words = [command, *(os.fsdecode(word) for word in args), "--model", str(model)]
+        capfdbinary.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            run(words)
+        sys.stderr.flush()
+        return Done(int(ended.value.code or 0), *capfdbinary.readouterr())
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    save_model(made("dscnn"), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Embedder:
+    return Embedder(made("dscnn"))
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty clips of 0.1 to 0.4 s in two folders."""
+    return generated(tmp_path_factory.mktemp("sounds"), 60)
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    path = tmp_path / "broken.wav"
+    path.write_bytes(b"not audio at all" * 10)
+    return path
+
+
+def generated(folder: Path, count: int) -> Path:
+    random = np.random.default_rng(0)
+    for n in range(count):
+        place = folder / f"{n % 2}"
+        place.mkdir(exist_ok=True)
+        wave = random.standard_normal(1600 + n % 7 * 800) * random.uniform(0.01, 0.2)
+        soundfile.write(place / f"{n:05d}.wav", wave, 16000)
+    return folder
+
+
+def lines(output: bytes) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in output.splitlines()]
+    for record in found:
+        VALIDATOR.validate(record)
+    return found
+
+
+def vectors(records: list[dict[str, Any]]) -> np.ndarray:
+    return np.array([record["embedding"] for record in records], dtype=np.float32)
+
+
+def rows(path: Path) -> tuple[np.ndarray, list[str], list[float]]:
+    """Embeddings, file names and start times of an output, by independent readers."""
+    if path.suffix == ".parquet":
+        table = pyarrow.parquet.read_table(path).to_pydict()
+        return np.array(table["embedding"], np.float32), table["file"], table["start"]
+    if path.suffix == ".safetensors":
+        found = load_file(path)
+        names = bytes(found["names"]).decode().split("\0")
+        return found["embedding"], [names[k] for k in found["file"]], found["start"].tolist()
+    if path.suffix == ".npz":
+        with np.load(path) as found:
+            return found["embedding"], found["file"].tolist(), found["start"].tolist()
+    text = path if path.suffix == ".csv" else path.with_name(f"{path.name}.csv")
+    table = list(csv.DictReader(io.StringIO(text.read_text(), newline="")))
+    table = [row for row in table if not row.get("error")]
+    names, starts = [row["file"] for row in table], [float(row["start"]) for row in table]
+    if path.suffix == ".npy":
+        return np.load(path), names, starts
+    columns = sorted(
+        (k for k in table[0] if k[0] == "e" and k[1:].isdigit()), key=lambda k: int(k[1:])
+    )
+    return np.array([[row[k] for k in columns] for row in table], np.float32), names, starts
+
+
+# Formats and options
+
+
+@pytest.mark.parametrize("format_", [name for name in BYTES_ALIKE if name != "jsonl"])
+def test_every_format_holds_what_the_api_gives(
+    embed: Callable[..., Done], embedder: Embedder, clips: Path, tmp_path: Path, format_: str
+) -> None:
+    out = tmp_path / f"x.{format_}"
+    files = [clips / "crow.wav", clips / "speech.flac"]
+    done = embed(*files, "--hop", "0.7", "--window", "1", "-o", out)
+    assert done == (0, b"", b"")
+    options = EmbedOptions(window=1.0, hop=0.7)
+    expected = [record for file in files for record in embedder.embed(file, options=options)]
+    got, names, starts = rows(out)
+    np.testing.assert_array_equal(got, np.stack([record.embedding for record in expected]))
+    assert names == [record.file for record in expected]
+    assert starts == [round(record.start, 6) for record in expected]
+
+
+def test_stdout_is_json_lines_or_what_is_asked_for(
+    embed: Callable[..., Done], embedder: Embedder, clips: Path
+) -> None:
+    done = embed(clips / "crow.wav", "--tokens", "--dtype", "float16")
+    assert done.code == 0
+    expected = list(embedder.embed(clips / "crow.wav", options=EmbedOptions(tokens=True)))
+    found = lines(done.stdout)
+    assert [record["start"] for record in found] == [round(r.start, 6) for r in expected]
+    half = np.stack([record.embedding for record in expected]).astype(np.float16)
+    np.testing.assert_array_equal(vectors(found).astype(np.float16), half)
+    assert (
+        json.loads(embed(clips / "crow.wav", "-f", "json", "--tokens", "--dtype", "float16").stdout)
+        == found
+    )
+    (row,) = embed(clips / "crow.wav", "-f", "table").stdout.decode().splitlines()
+    assert row.split()[-4:-1] == ["16", "dims", "norm"]
+    norm = np.linalg.norm(next(embedder.embed(clips / "crow.wav")).embedding)
+    assert float(row.split()[-1]) == pytest.approx(norm, rel=1e-3)
+    assert "0:00.0-0:02.6" in row
+
+
+def test_pools(embed: Callable[..., Done], clips: Path) -> None:
+    sizes = {}
+    for pool in ("mean", "max", "statistics"):
+        (record,) = lines(embed(clips / "rain.ogg", "--pool", pool, "--hop", "1").stdout)
+        assert (record["start"], record["end"]) == (0.0, 6.0)
+        sizes[pool] = len(record["embedding"])
+    assert sizes == {"mean": 16, "max": 16, "statistics": 32}
+
+
+@pytest.mark.parametrize("command", ["embed", "tag"])
+def test_the_name_of_out_picks_the_format(
+    embed: Callable[..., Done], clips: Path, tmp_path: Path, command: str
+) -> None:
+    model = "tagger" if command == "tag" else None
+    for name, first in (("x.csv", b"file,start,"), ("x.JSON", b"[\n{"), ("x.what", b'{"file"')):
+        extra = {"model": model} if model else {}
+        done = embed(clips / "crow.wav", "-o", tmp_path / name, command=command, **extra)
+        assert done.code == 0, done.stderr
+        assert (tmp_path / name).read_bytes().startswith(first)
+
+
+def test_a_folder_gets_one_file_an_input(
+    embed: Callable[..., Done], sounds: Path, broken: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert embed("-r", sounds / "0", "-f", "npy", "-o", f"{out}/").code == 0
+    whole = tmp_path / "whole.npy"
+    assert embed(sounds / "0", "-o", whole).code == 0
+    parts = [np.load(path) for path in sorted(out.glob("*.npy"))]
+    np.testing.assert_array_equal(np.concatenate(parts), np.load(whole))
+    assert len(parts) == len(list(out.glob("*.npy.csv"))) == 30
+    (out / "00000.npy").unlink()
+    done = embed(sounds / "0", broken, "-f", "npy", "-o", out, "--resume")
+    assert done.code == 3
+    assert (out / "00000.npy").exists()
+    assert not (out / "broken.npy").exists()
+    assert not list(out.glob(".*")), "no journal is left"
+
+
+# Exit codes
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["x.wav", "-f", "npz"], b"give --out FILE"),
+        (["x.wav", "-f", "table", "-o", "x.txt"], b"another --format"),
+        (["x.wav", "--shard", "3/2"], b"2/5"),
+        (["x.wav", "--shard", "0/2"], b"2/5"),
+        (["x.wav", "--pool", "median"], b"statistics"),
+        (["x.wav", "--dtype", "int8"], b"float16"),
+        (["x.wav", "--resume"], b"--out"),
+        (["x.wav", "--hop", "0"], b"--hop"),
+    ],
+)
+def test_exit_2_says_what_is_wrong(
+    embed: Callable[..., Done], args: list[str], says: bytes
+) -> None:
+    done = embed(*args)
+    assert (done.code, done.stdout) == (2, b"")
+    assert says in done.stderr
+
+
+def test_exit_2_without_pyarrow(
+    embed: Callable[..., Done], clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = arrays.importlib.util.find_spec
+    monkeypatch.setattr(
+        arrays.importlib.util, "find_spec", lambda name: None if name == "pyarrow" else found(name)
+    )
+    done = embed(clips, "-o", tmp_path / "x.parquet")
+    assert done.code == 2
+    assert b"pip install 'audiossl-toolkit[parquet]'" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("format_", BYTES_ALIKE)
+def test_exit_3_the_good_ones_are_written(
+    embed: Callable[..., Done], clips: Path, broken: Path, tmp_path: Path, format_: str
+) -> None:
+    torn = tmp_path / "torn.wav"
+    torn.write_bytes((clips / "clock.wav").read_bytes()[:40_000])
+    good = clips / "crow.wav"
+    out = tmp_path / f"out.{format_}"
+    done = embed(broken, torn, good, "none.wav", "--hop", "1", "--window", "1", "-o", out)
+    assert done.code == 3
+    said = done.stderr.decode().splitlines()
+    assert len(said) == 3
+    assert said[0].startswith(f"audiossl: error: {broken}: ")
+    assert said[2].startswith("audiossl: error: none.wav: missing: ")
+    if format_ == "jsonl":
+        found = lines(out.read_bytes())
+        codes = [record["error"]["code"] for record in found if "error" in record]
+        assert codes[1:] == ["truncated", "missing"]
+        names = [record["file"] for record in found if "error" not in record]
+    else:
+        names = rows(out)[1]
+    assert names == [str(torn)] * 2 + [str(good)] * 3
+    assert (tmp_path / f".out.{format_}.journal").exists(), "for --resume"
+
+
+def test_exit_4_all_failed_or_nothing_to_do(
+    embed: Callable[..., Done], broken: Path, tmp_path: Path
+) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.touch()
+    for args in ([broken], [], ["--files-from", empty], ["--files-from", empty, "--shard", "1/2"]):
+        done = embed(*args)
+        assert done.code == 4
+        assert done.stderr.count(b"\n") == 1
+    out = tmp_path / "out.npz"
+    assert embed(broken, "-o", out).code == 4
+    assert rows(out)[0].shape == (0, 16)
+
+
+def test_exit_5_no_such_model(embed: Callable[..., Done], clips: Path) -> None:
+    done = embed(clips / "crow.wav", model="tagegr")
+    assert (done.code, done.stdout) == (5, b"")
+    assert b"did you mean 'tagger'?" in done.stderr
+
+
+def test_exit_6_cannot_write(embed: Callable[..., Done], clips: Path, tmp_path: Path) -> None:
+    assert embed(clips / "crow.wav", "-o", tmp_path / "no" / "x.npz").code == 6
+    kept = tmp_path / "kept.npz"
+    kept.write_text("precious")
+    done = embed(clips / "crow.wav", "-o", kept)
+    assert done.code == 6
+    assert b"--on-exists" in done.stderr
+    assert kept.read_text() == "precious"
+    assert embed(clips / "crow.wav", "-o", kept, "--on-exists", "skip").code == 0
+    assert kept.read_text() == "precious"
+    assert embed(clips / "crow.wav", "-o", kept, "--on-exists", "overwrite").code == 0
+    assert len(rows(kept)[0]) == 1
+
+
+# The same whatever the way
+
+
+@pytest.mark.parametrize("options", [[], ["--tokens"]], ids=str)
+def test_the_same_bytes_whatever_jobs_and_batches(
+    embed: Callable[..., Done], clips: Path, options: list[str]
+) -> None:
+    plain = embed(clips, "--jobs", "1", "--batch-size", "1", *options)
+    assert plain.code == 0, plain.stderr
+    assert embed(clips, "--jobs", "4", "--batch-size", "1", *options).stdout == plain.stdout
+    batched = lines(embed(clips, "--jobs", "3", "--batch-size", "7", *options).stdout)
+    np.testing.assert_allclose(vectors(batched), vectors(lines(plain.stdout)), rtol=1e-5, atol=1e-5)
+
+
+def test_names_of_every_kind(embed: Callable[..., Done], clips: Path, tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path / "nasty")
+    os.mkdir(folder)
+    for name in NASTY:
+        shutil.copy(clips / "crow.wav", os.path.join(folder, name))
+    listed = tmp_path / "list"
+    paths = [os.path.join(folder, name) for name in NASTY]
+    listed.write_bytes(b"\0".join(paths))
+    done = embed("--files-from", listed, "-0")
+    assert done.code == 0, done.stderr
+    found = lines(done.stdout)
+    assert len({json.dumps(record["embedding"]) for record in found}) == 1
+    assert [os.fsencode(arrays.full_name(record)) for record in found] == paths
+    for format_ in ("npz", "safetensors"):
+        out = tmp_path / f"x.{format_}"
+        assert embed("--files-from", listed, "-0", "-o", out).code == 0
+        if format_ == "npz":
+            assert [os.fsencode(name) for name in rows(out)[1]] == paths
+        else:
+            tensors = load_file(out)
+            names = bytes(tensors["names"]).split(b"\0")
+            assert [names[k] for k in tensors["file"]] == paths
+
+
+# Shards
+
+
+def test_shards_together_are_the_whole(
+    embed: Callable[..., Done], sounds: Path, broken: Path, tmp_path: Path
+) -> None:
+    whole = embed(sounds, broken).stdout.splitlines()
+    parts = [embed(sounds, broken, "--shard", f"{k}/3").stdout.splitlines() for k in (1, 2, 3)]
+    assert [len(part) for part in parts] == [21, 20, 20]
+    for k, part in enumerate(parts):
+        assert part == whole[k::3]
+
+
+def test_shards_are_joined_as_the_help_says(
+    embed: Callable[..., Done], sounds: Path, tmp_path: Path
+) -> None:
+    assert embed(sounds, "-o", tmp_path / "whole.parquet").code == 0
+    (tmp_path / "parts").mkdir()
+    for k in (1, 2):
+        out = tmp_path / "parts" / f"{k}.parquet"
+        assert embed(sounds, "--shard", f"{k}/2", "-o", out).code == 0
+    program = "import pyarrow.parquet as p; p.write_table(p.read_table('parts/'), 'all.parquet')"
+    assert program in embed("--help").stdout.decode()
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+    got, names, _ = rows(tmp_path / "all.parquet")
+    expected, order, _ = rows(tmp_path / "whole.parquet")
+    assert sorted(names) == sorted(order)
+    place = {name: k for k, name in enumerate(order)}
+    np.testing.assert_array_equal(got, expected[[place[name] for name in names]])
+
+
+def test_more_machines_than_inputs_are_no_error(
+    embed: Callable[..., Done], clips: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "x.npz"
+    assert embed(clips / "crow.wav", "--shard", "2/5", "-o", out) == (0, b"", b"")
+    assert rows(out)[0].shape == (0, 16)
+
+
+# Kill and resume
+
+
+def finished(out: Path) -> int:
+    """Inputs that the journal of `out` has closed."""
+    journal = out.with_name(f".{out.name}.journal")
+    return journal.read_bytes().count(b'{"done"') if journal.exists() else 0
+
+
+def kill_at(part: int, out: Path, arguments: list[Any], stdin: bytes = b"") -> int:
+    """Run `audiossl embed` into `out`, kill -9 when `part` inputs are done; how many were.
+
+    stdin: names, behind which the list does not end.
+    """
+    with subprocess.Popen(
+        [COMMAND, "embed", *arguments, "--out", out], stdin=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(stdin)
+        process.stdin.flush()
+        deadline = time.monotonic() + 300
+        while finished(out) < part and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert not out.exists()
+    return finished(out)
+
+
+def spoil(path: Path) -> None:
+    """Other bytes in a file that looks untouched: whoever reads it again will tell."""
+    status = path.stat()
+    path.write_bytes(bytes(status.st_size))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_resume_after_kill_9_gives_the_same_bytes(
+    embed: Callable[..., Done], sounds: Path, tiny: Path, tmp_path: Path
+) -> None:
+    """Killed with a part done and a line half written; what was done is not read again."""
+    copies = Path(shutil.copytree(sounds, tmp_path / "sounds"))
+    names = [str(path) for path in sorted(copies.rglob("*.wav"))]
+    for format_ in BYTES_ALIKE:
+        assert embed(copies, "-o", tmp_path / f"whole.{format_}").code == 0
+    first = tmp_path / "x.jsonl"
+    some = "".join(f"{name}\n" for name in names[:25]).encode()
+    done = kill_at(15, first, ["--files-from", "-", "--model", tiny], some)
+    assert 15 <= done <= 25
+    journal = tmp_path / ".x.jsonl.journal"
+    with journal.open("ab") as file:
+        file.write(b'{"record": {"file": "torn')
+    for name in names[:done]:
+        spoil(Path(name))
+    for format_ in BYTES_ALIKE[1:]:
+        shutil.copy(journal, tmp_path / f".x.{format_}.journal")
+    for format_ in BYTES_ALIKE:
+        out = tmp_path / f"x.{format_}"
+        assert embed(copies, "-o", out, "--resume") == (0, b"", b"")
+        assert out.read_bytes() == (tmp_path / f"whole.{format_}").read_bytes()
+    assert not list(tmp_path.glob(".*")), "no journal is left"
+    assert embed(copies, "-o", out, "--resume").stderr.endswith(b"nothing to do\n")
+
+
+def test_resume_refuses_what_would_give_other_numbers(
+    embed: Callable[..., Done], clips: Path, broken: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "x.npz"
+    assert embed(clips / "crow.wav", broken, "-o", out).code == 3
+    for other in (["--dtype", "float16"], ["--hop", "1"], ["--tokens"], ["--pool", "max"]):
+        done = embed(clips / "crow.wav", broken, "-o", out, "--resume", *other)
+        assert done.code == 2
+        assert b"other options" in done.stderr
+    shutil.copy(clips / "rain.ogg", broken)
+    assert embed(clips / "crow.wav", broken, "-o", out, "--resume") == (0, b"", b"")
+    assert len(rows(out)[0]) == 2
+
+
+@pytest.mark.slow
+def test_ten_thousand_clips_resume_after_kill_9_with_the_same_bytes(tmp_path: Path) -> None:
+    """The embedded model, real processes, killed twice; then an uninterrupted run."""
+    sounds = tmp_path / "sounds"
+    sounds.mkdir()
+    generated(sounds, 10_000)
+    out, whole = tmp_path / "x.parquet", tmp_path / "whole.parquet"
+    assert kill_at(2_000, out, [sounds]) < 10_000
+    assert 6_000 <= kill_at(6_000, out, [sounds, "--resume", "--jobs", "1"]) < 10_000
+    for arguments in ([out, "--resume"], [whole]):
+        subprocess.run([COMMAND, "embed", sounds, "--out", *arguments], check=True)
+    assert out.read_bytes() == whole.read_bytes()
+    got, names, _ = rows(out)
+    assert got.shape == (10_000, 1024)
+    assert len(set(names)) == 10_000
