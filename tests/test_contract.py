@@ -1,6 +1,7 @@
 """The pipeline contract, command by command: streams, records, order, names, exit codes.
 
-Every exit code that applies to `tag` is reached by a real process.
+Every exit code that applies to `tag` is reached by a real process; of `embed` those that stand or
+fall with its own code, the others within this one (test_commands_embed.py).
 """
 
 from __future__ import annotations
@@ -90,6 +91,10 @@ def test_exit_0_and_valid_records(cli: Callable, tone: Path) -> None:
         (["tag", "a.wav", "--out", "t.txt", "--format", "table"], "--format"),
         (["tag", "a.wav", "b.wav", "--plot", "p.png"], "one file"),
         (["tag", "-", "--files-from", "-"], "stdin"),
+        (["embed", "x.wav", "--format", "npz"], "--out"),
+        (["embed", "x.wav", "--shard", "4/3"], "2/5"),
+        (["embed", "x.wav", "--pool", "meen"], "mean"),
+        (["embed", "-", "--files-from", "-"], "stdin"),
         (["completions", "tcsh"], "tcsh"),
         (["models", "shwo"], "shwo"),
     ],
@@ -113,6 +118,19 @@ def test_exit_3_some_failed_the_rest_is_written(cli: Callable, tone: Path, broke
     assert len(lines) == 2
     assert lines[0].startswith(f"audiossl: error: {broken}: ")
     assert lines[1].startswith("audiossl: error: none.wav: missing: ")
+
+
+def test_embed_exit_3_with_audio_on_stdin(cli: Callable, clips: Path, broken: Path) -> None:
+    sound = (clips / "crow.wav").read_bytes()
+    done = cli(
+        "embed", broken, "-", "--name", "crow.wav", "--window", "1", "--hop", "1", stdin=sound
+    )
+    assert done.returncode == 3
+    bad, *good = records(done.stdout)
+    assert bad["error"]["code"]
+    assert [(record["start"], record["end"]) for record in good] == [(0, 1), (1, 2), (1.6, 2.6)]
+    assert {(record["file"], len(record["embedding"])) for record in good} == {("crow.wav", 1024)}
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("args", [["none.wav"], [], ["--files-from", os.devnull], ["no*match.wav"]])
@@ -159,21 +177,26 @@ def test_exit_141_when_the_reader_leaves(tone: Path) -> None:
         done = subprocess.run(["bash", "-c", script], capture_output=True, check=False)
         assert done.returncode in (0, 141), command
         assert done.stderr == b"", command
-    script = f"yes '{tone}' | '{COMMAND}' tag --files-from - | head -1 ; exit ${{PIPESTATUS[1]}}"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, check=False, timeout=60)
-    assert done.returncode == 141
-    assert done.stderr == b""
-    assert len(records(done.stdout)) == 1
+    for command in ("tag", "embed"):
+        script = f"yes '{tone}' | '{COMMAND}' {command} --files-from - | head -1"
+        script += "; exit ${PIPESTATUS[1]}"
+        done = subprocess.run(["bash", "-c", script], capture_output=True, check=False, timeout=60)
+        assert done.returncode == 141
+        assert done.stderr == b""
+        assert len(records(done.stdout)) == 1
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("command", "number", "code"),
+    [("tag", signal.SIGINT, 130), ("tag", signal.SIGTERM, 143), ("embed", signal.SIGTERM, 143)],
+)
 def test_exit_by_signal_leaves_nothing_half_done(
-    tone: Path, tmp_path: Path, number: int, code: int
+    tone: Path, tmp_path: Path, command: str, number: int, code: int
 ) -> None:
     out = tmp_path / "out.jsonl"
     read, write = os.pipe()
     process = subprocess.Popen(
-        [COMMAND, "tag", "--files-from", "-", "--out", out],
+        [COMMAND, command, "--files-from", "-", "--out", out],
         stdin=read,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -193,7 +216,7 @@ def test_exit_by_signal_leaves_nothing_half_done(
     assert b"Traceback" not in error
     assert not out.exists()
     done = subprocess.run(
-        [COMMAND, "tag", tone, "--out", out, "--resume"], capture_output=True, check=False
+        [COMMAND, command, tone, "--out", out, "--resume"], capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert len(records(out.read_bytes())) == 1

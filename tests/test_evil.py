@@ -55,9 +55,12 @@ def tagger(path: str) -> Any:
     return audiossl.Tagger.load(path)
 
 
-def tag(path: str, tmp: Path) -> int:
-    soundfile.write(tmp / "x.wav", np.zeros(1600, dtype=np.float32), 16000)
-    return run_command("tag", str(tmp / "x.wav"), "--model", path)
+def through_command(command: str) -> Callable[[str, Path], int]:
+    def place(path: str, tmp: Path) -> int:
+        soundfile.write(tmp / "x.wav", np.zeros(1600, dtype=np.float32), 16000)
+        return run_command(command, str(tmp / "x.wav"), "--model", path)
+
+    return place
 
 
 PLACES: dict[str, Callable[[str, Path], int]] = {
@@ -74,7 +77,8 @@ PLACES: dict[str, Callable[[str, Path], int]] = {
     "models convert": lambda path, tmp: run_command(
         "models", "convert", path, "--out", str(tmp / "converted")
     ),
-    "tag --model": tag,
+    "tag --model": through_command("tag"),
+    "embed --model": through_command("embed"),
 }
 KINDS = [
     "auto_map",

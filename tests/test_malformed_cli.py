@@ -1,4 +1,4 @@
-"""`audiossl tag` on 140 broken and 20 good files at once: nothing good is lost.
+"""`tag` and `embed` on 140 broken and 20 good files at once: nothing good is lost.
 
 The corpus is made by tests/malformed.py; test_malformed.py runs it through audio.py alone.
 """
@@ -12,7 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from audiossl.embedding import Embedder
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -67,3 +70,27 @@ def test_a_folder_of_nothing_but_broken_files(
     done = cli("tag", *bad, "--out", out, timeout=120)
     assert done.returncode == 4
     assert len(out.read_bytes().splitlines()) >= len(bad)
+
+
+def test_rows_of_good_files_survive_any_neighbour(
+    cli: Callable, corpus: tuple[Path, list[malformed.Case]], tmp_path: Path
+) -> None:
+    """`embed` of all at once into one array: the good ones' rows are those they have alone."""
+    folder, cases = corpus
+    names = "\n".join(case.name for case in cases).encode()
+    out = tmp_path / "all.npz"
+    done = cli("embed", "--files-from", "-", "--out", out, stdin=names, cwd=folder, timeout=300)
+    assert done.returncode == 3
+    assert b"Traceback" not in done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith(b"audiossl: error: ")]
+    assert len(told) == len(done.stderr.splitlines()), "nothing else on stderr"
+    embedder = Embedder.load()
+    with np.load(out) as found:
+        rows = dict(zip(found["file"], found["embedding"], strict=True))
+    for case in cases:
+        if case.verdict == "good":
+            (record,) = embedder.embed(folder / case.name)
+            np.testing.assert_allclose(rows[case.name], record.embedding, rtol=1e-5, atol=1e-5)
+    failed = sum(case.verdict == "must_fail" for case in cases)
+    assert len(told) >= failed
+    assert all(np.isfinite(row).all() for row in rows.values())
