@@ -266,9 +266,10 @@ def write_parquet(path: Path, rows: Rows) -> None:
             ("model", pa.string()),
         ]
     )
+    repeated: Any = [*columns, "model"]  # the stubs know no list here
     with (
         atomic_write(path, needed=rows.nbytes) as file,
-        parquet.ParquetWriter(file, schema, use_dictionary=[*columns, "model"]) as writer,
+        parquet.ParquetWriter(file, schema, use_dictionary=repeated) as writer,
     ):
         begin = 0
         for chunk in rows.chunks():

@@ -28,7 +28,7 @@ from torch.utils.checkpoint import checkpoint
 
 from audiossl.errors import ModelError
 from audiossl.layout import Checkpoint, Layout, Published
-from audiossl.models.layers import Block
+from audiossl.models.layers import Block, Timing
 from audiossl.models.patches import PatchEmbed
 from audiossl.models.vit import SIZES
 
@@ -114,6 +114,10 @@ class PaSST(nn.Module):
         """
         pieces = [self(piece)[:, :2].mean(1) for piece in self._pieces(spec)]
         return torch.stack(pieces).mean(0)
+
+    @property
+    def timing(self) -> Timing:
+        return self.patch_embed.timing
 
     def timeline(self, spec: Tensor) -> Tensor:
         """spec: (batch, mel, frames) -> (batch, moments, dim), a moment every stride frames.
