@@ -98,6 +98,20 @@ class Embedder:
         """Numbers in the vector of a record."""
         return self.dim * (2 if options.pooled == "statistics" else 1)
 
+    def check(self, options: EmbedOptions) -> None:
+        """Raise UsageError on what this model cannot do: to ask before hours of work."""
+        self.inference.window(options.window)
+        if options.tokens:
+            _ = self._timing
+
+    @property
+    def _timing(self) -> Timing:
+        timing = getattr(self.model.encoder, "timing", None)
+        if isinstance(timing, Timing):
+            return timing
+        name = self.model.config.architecture["name"]
+        raise UsageError(f"the tokens of a model of architecture {name!r} have no times")
+
     def windows(
         self,
         source: Source,
@@ -164,11 +178,7 @@ class Embedder:
     def _by_token(
         self, source: Source, window: float | None, hop: float | None, **reading: Any
     ) -> Iterator[Group]:
-        timing = getattr(self.model.encoder, "timing", None)
-        if not isinstance(timing, Timing):
-            name = self.model.config.architecture["name"]
-            raise UsageError(f"the tokens of a model of architecture {name!r} have no times")
-        covered = 0.0
+        timing, covered = self._timing, 0.0
         sliding = self.inference.slide(self._timeline, source, window, hop, **reading)
         for cut, vectors in sliding:
             yield cut, self._moments(cut, vectors, timing, covered)

@@ -56,21 +56,27 @@ class Inference:
         `audio.stream`. Raises InputError, after the results of what could be read; UsageError on
         a window that the model cannot take whole.
         """
-        window = window or self.model.config.window_seconds or WINDOW_SECONDS
-        self._check(window)
+        window = self.window(window)
         with audio.stream(source, self.model.rate, **reading) as stream:
             blocks = _tapped(stream, tap) if tap else stream
             pieces = audio.windows(blocks, stream.rate, window, hop or window)
             yield from self._run(network, _full_tail(pieces, stream.rate, window), window)
 
-    def _check(self, window: float) -> None:
-        frontend = self.model.frontend
-        most = frontend.longest
-        if most is not None and round(window * frontend.rate) > most:
+    def window(self, asked: float | None) -> float:
+        """Seconds of a window: those asked for, or the model's own; the frontend cuts nothing off.
+
+        Raises UsageError on more than the model hears.
+        """
+        most, rate = self.model.frontend.longest, self.model.rate
+        if asked is None:
+            usual = self.model.config.window_seconds or WINDOW_SECONDS
+            return usual if most is None else min(usual, most / rate)
+        if most is not None and round(asked * rate) > most:
             raise UsageError(
-                f"a window of {window:g} s: {self.model.config.name} hears the first"
-                f" {most / frontend.rate:g} s of one"
+                f"a window of {asked:g} s: {self.model.config.name} hears the first"
+                f" {most / rate:g} s of one"
             )
+        return asked
 
     def _run(
         self, network: Network, windows: Iterable[Window], seconds: float

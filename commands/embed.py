@@ -117,6 +117,7 @@ def run(
         embedder = Embedder.load(
             how.model, how.device, batch_size=how.batch_size, executor=executor
         )
+        embedder.check(embedding)
         size = embedder.size(embedding)
         texts = {kind: partial(writer, size) for kind, writer in EMBED_TEXTS.items()}
         formats: output.Formats = {

@@ -41,11 +41,13 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "positions": "sincos_swapped",
         "pooling": "fc_norm",
     },
+    "passt": {"name": "passt", "dim": 16, "depth": 1, "heads": 2, "mel": 32, "stride": [8, 12]},
 }
 FRONTENDS: dict[str, dict[str, Any]] = {
     "dscnn": {"preset": "yamnet"},
     "vit": {"name": "fbank", "mels": 32},
     "vit in time order": {"name": "logmel", "mels": 32, "n_fft": 512, "hop": 160},
+    "passt": {"name": "logmel", "mels": 32, "n_fft": 512, "hop": 160},
 }
 
 
@@ -110,16 +112,16 @@ def moments(model: Model, wave: np.ndarray) -> np.ndarray:
         tokens = encoder(spec)[0].numpy()
     if isinstance(encoder, DSCNN):
         return tokens
-    assert isinstance(encoder, ViT)
-    patch, stride = VIT["patch"], model.config.architecture.get("stride", VIT["patch"])
+    patch = VIT["patch"] if isinstance(encoder, ViT) else (16, 16)
+    stride = model.config.architecture.get("stride", patch)
+    order = getattr(encoder, "order", "frequency")
     bands = (spec.shape[1] - patch[0]) // stride[0] + 1
     times = (spec.shape[2] - patch[1]) // stride[1] + 1
+    patches = tokens[len(tokens) - bands * times :]  # class tokens stand in front
     found = []
     for t in range(times):
-        at = [
-            f * times + t if encoder.order == "frequency" else t * bands + f for f in range(bands)
-        ]
-        found.append(np.mean([tokens[encoder.class_tokens + k] for k in at], axis=0))
+        at = [f * times + t if order == "frequency" else t * bands + f for f in range(bands)]
+        found.append(np.mean([patches[k] for k in at], axis=0))
     return np.array(found)
 
 
@@ -195,6 +197,8 @@ TIMES = {
     "vit": (0.0125 - 0.005, 0.07, 0.10),
     # frames centred on multiples of 10 ms; patches of 10 frames side by side
     "vit in time order": (-0.005, 0.10, 0.10),
+    # patches of 16 frames every 12
+    "passt": (-0.005, 0.12, 0.16),
 }
 
 
@@ -329,8 +333,10 @@ def test_a_window_that_the_model_cannot_take_is_the_callers_fault(recording: Pat
         list(Embedder(made("vit")).windows(recording, 0.05))
     model = made("vit", {"name": "fbank", "mels": 32, "frames": 200})
     with pytest.raises(UsageError, match=r"window of 3 s: tiny hears the first 2\.025 s"):
-        list(Embedder(model).windows(recording, 3.0))
+        Embedder(model).check(EmbedOptions(window=3.0))
     assert len(list(Embedder(model).windows(recording, 2.0))) == 4
+    model.config.window_seconds = 3.0  # a default goes as far as the model hears
+    assert next(Embedder(model).windows(recording)).end == 2.025
 
 
 def test_numbers_that_are_none_are_refused(recording: Path) -> None:
@@ -357,6 +363,8 @@ def test_unknown_options_and_encoders_without_times_say_so(recording: Path) -> N
     del model.encoder.timing  # type: ignore[operator]
     with pytest.raises(UsageError, match="'dscnn' have no times"):
         list(Embedder(model).tokens(recording))
+    with pytest.raises(UsageError, match="'dscnn' have no times"):
+        Embedder(model).check(EmbedOptions(tokens=True))
 
 
 # The Python API and its records
