@@ -27,7 +27,6 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -97,15 +96,17 @@ class Rows:
         return len(self) * self.dim * self.dtype.itemsize
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """(n, dim) each, n = `step` but for the last."""
-        vectors = (
-            record["embedding"]
-            for records in self._inputs
-            for record in records
-            if "error" not in record
-        )
-        while chunk := list(islice(vectors, self.step)):
-            yield np.stack(chunk).astype(self.dtype, copy=False)
+        """(n, dim) each, n = `step` but for the last; the memory of one is used for the next."""
+        chunk, filled = np.empty((min(self.step, len(self)), self.dim), self.dtype), 0
+        for records in self._inputs:
+            for record in self._noted(records):
+                chunk[filled] = record["embedding"]
+                filled += 1
+                if filled == len(chunk):
+                    yield chunk
+                    filled = 0
+        if filled:
+            yield chunk[:filled]
 
     def names(self, begin: int, end: int) -> list[str]:
         """Names of rows `begin` to `end`."""
@@ -170,7 +171,7 @@ def _member(archive: zipfile.ZipFile, name: str, compression: int) -> IO[bytes]:
 def _write_npy(file: IO[bytes], rows: Rows) -> None:
     _header(file, rows.dtype, (len(rows), rows.dim))
     for chunk in rows.chunks():
-        file.write(chunk.tobytes())
+        file.write(chunk.data)
 
 
 def _write_names(file: IO[bytes], rows: Rows) -> None:
@@ -229,7 +230,7 @@ def write_safetensors(path: Path, rows: Rows) -> None:
         for values in columns.values():
             file.write(values.tobytes())
         for chunk in rows.chunks():
-            file.write(chunk.tobytes())
+            file.write(chunk.data)
         file.write(names)
 
 
