@@ -161,7 +161,7 @@ def load_model(
 
     mode: see HearModel. Raises ModelError on a model that cannot be loaded, UsageError.
     """
-    name = str(model_file_path) or hub.DEFAULTS["tag"]
+    name = str(model_file_path) or hub.DEFAULTS["embed"]
     if Path(name).name == hub.WEIGHTS:
         name = str(Path(name).parent)
     return HearModel(load(name, pick_device(device)), mode).eval()
