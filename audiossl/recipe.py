@@ -276,11 +276,6 @@ def _check(model: ModelSection, data: DataSection, train: TrainSection, root: No
         raise fail("data", message, place("data", "valid"))
     if data.labels is not None and len(set(data.labels)) < max(1, len(data.labels)):
         raise fail("data.labels", "empty, or a label is given twice", place("data", "labels"))
-    augment = data.augment
-    if augment.background is None and (augment.background_noise or augment.no_call):
-        message = "missing: a folder of recordings with none of the classes; or set"
-        message += " background_noise and no_call to 0"
-        raise fail("data.augment.background", message, place("data", "augment"))
     if (train.steps is None) == (train.epochs is None):
         raise fail("train", "give either `steps` or `epochs`", place("train"))
     if not all(0 <= beta < 1 for beta in train.betas):

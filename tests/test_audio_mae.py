@@ -1,4 +1,4 @@
-"""Audio-MAE against stored stored of its authors' code, its windows by definition, its files."""
+"""Audio-MAE against stored outputs of its authors' code, its windows by definition, its files."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from test_bird_mae import (
     converted,
     load_decoder,
     padded,
+    reference,
     released,
     step_of,
-    reference,
     table,
 )
 from torch import Tensor
@@ -152,8 +152,8 @@ def assert_nearly(name: str, value: Tensor, stored: Any, facts: dict[str, Any]) 
 
 def test_fine_tuned(tmp_path: Path, step: Step, facts: Any) -> None:
     known, stored = facts
-    torch.save({"model": fine_tuned(), "args": argparse.Namespace()}, tmp_path / "finetuned.pth")
-    model = converted(tmp_path / "finetuned.pth", **HEADS)
+    save_file(fine_tuned(), tmp_path / "finetuned.safetensors")
+    model = converted(tmp_path / "finetuned.safetensors", **HEADS)
     encoder: Any = model.encoder
     with torch.no_grad():
         placed = encoder.patches(step.spec) + encoder.positions(1024)

@@ -1,4 +1,4 @@
-"""Bird-MAE against stored stored of its authors' code, by its definition, and its files."""
+"""Bird-MAE against stored outputs of its authors' code, by its definition, and its files."""
 
 from __future__ import annotations
 
@@ -171,13 +171,20 @@ class Step:
 def step_of(method: Any, wave: Tensor, stored: Any, visible: int) -> Step:
     """`method.loss` under the stored order of patches, of which the first `visible` are kept."""
     kept = torch.from_numpy(stored["pretrain/ids_shuffle"].astype(np.int64))[:, :visible]
-    outputs = []
-    for part in (method.model.frontend, method.model.encoder, method.decoder):
-        part.register_forward_hook(lambda _, __, output: outputs.append(output.detach()))
+    outputs: dict[str, Tensor] = {}
+    parts = {
+        "spec": method.model.frontend,
+        "latent": method.model.encoder,
+        "predicted": method.decoder,
+    }
+    for name, part in parts.items():
+        part.register_forward_hook(
+            lambda _, __, output, name=name: outputs.update({name: output.detach()})
+        )
     loss, values = method.loss({"wave": wave, "kept": kept})
     loss.backward()
     gradients = {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
-    return Step(*outputs, loss.detach(), values["weight"], gradients)
+    return Step(**outputs, loss=loss.detach(), weight=values["weight"], gradients=gradients)
 
 
 @pytest.fixture(scope="module")
