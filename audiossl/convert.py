@@ -128,9 +128,8 @@ def convert(
 
 def layouts() -> dict[str, Layout]:
     """All known layouts by name."""
-    return {
-        layout.name: layout for module in _models() for layout in getattr(module, "LAYOUTS", ())
-    }
+    found = (layout for module in _models() for layout in getattr(module, "LAYOUTS", ()))
+    return {layout.name: layout for layout in found}
 
 
 def published() -> list[Published]:
