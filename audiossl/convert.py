@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from audiossl.model import write_folder
 from audiossl.model_config import ModelConfig, config_json, parse, read_json, refuse_code
 from audiossl.models.layers import build_head
 from audiossl.pickles import one_line
+
+log = logging.getLogger("audiossl")
 
 SAFE = ".safetensors"
 INDEX = ".index.json"
@@ -98,6 +101,9 @@ def convert(
         if key not in OVERRIDES:
             raise ModelError(f"unknown override {key!r}: one of {', '.join(OVERRIDES)}")
     found = _layout(checkpoint, layout)
+    for sidecar in checkpoint.sidecars.values():
+        refuse_code({key: value for key, value in sidecar.items() if key not in found.ignored})
+    origin = origin if _belongs(origin, found) else None
     tensors, unused = _rename(checkpoint.tensors, found)
     try:
         values = found.config(checkpoint)
@@ -115,14 +121,15 @@ def convert(
         **values,
     )
     _check(tensors, config)
+    if origin and origin.notice:
+        log.warning("%s: %s", name, origin.notice)
     return Converted(tensors, config, found.name, unused)
 
 
 def layouts() -> dict[str, Layout]:
     """All known layouts by name."""
-    return {
-        layout.name: layout for module in _models() for layout in getattr(module, "LAYOUTS", ())
-    }
+    found = (layout for module in _models() for layout in getattr(module, "LAYOUTS", ()))
+    return {layout.name: layout for layout in found}
 
 
 def published() -> list[Published]:
@@ -158,8 +165,6 @@ def read(
             for name in SIDECARS
             if path.with_name(name).is_file()
         }
-    for sidecar in sidecars.values():
-        refuse_code(sidecar)
     if "format" in sidecars.get("config.json", {}):
         raise ModelError(f"{source}: already a model folder of this program")
     tensors = {}
@@ -274,7 +279,18 @@ def _layout(checkpoint: Checkpoint, name: str | None) -> Layout:
 
 
 def _fits(layout: Layout, tensors: Mapping[str, Tensor]) -> bool:
-    return all(any(re.fullmatch(mark, name) for name in tensors) for mark in layout.marks)
+    def found(pattern: str) -> bool:
+        return any(re.fullmatch(pattern, name) for name in tensors)
+
+    return all(map(found, layout.marks)) and not any(map(found, layout.absent))
+
+
+def _belongs(origin: Published | None, layout: Layout) -> bool:
+    """Whether both are of one architecture: a file's name alone is no proof of where it is from."""
+    return any(
+        layout in getattr(module, "LAYOUTS", ()) and origin in getattr(module, "PUBLISHED", ())
+        for module in _models()
+    )
 
 
 def _rename(

@@ -190,7 +190,7 @@ def _make(name: HubName, listing: Listing, files: list[RemoteFile], place: Path)
     incoming, made = place / "incoming", place / "model"
     _check_space(name, files, place)
     _download(name, listing.commit, files[0], incoming)  # the config: refused before the rest comes
-    own = _is_own(incoming)
+    own = _is_own(name, incoming)
     for file in files[1:]:
         _download(name, listing.commit, file, incoming)
     receipt = Receipt(name.id, listing.commit, _endpoint(), "audiossl", listing.licence)
@@ -255,11 +255,22 @@ def _digest(path: Path, kind: str) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def _is_own(incoming: Path) -> bool:
-    """Whether the config is this program's. Raises ModelError when it asks for code to run."""
+def _is_own(name: HubName, incoming: Path) -> bool:
+    """Whether the config is this program's. Raises ModelError when it asks for code to run.
+
+    Unless it is a published checkpoint that is known to: its layout says what is left alone.
+    """
     data = read_json(incoming / CONFIG)
-    refuse_code(data)
-    return "format" in data
+    own = "format" in data
+    try:
+        refuse_code(data)
+    except ModelError:
+        from audiossl import convert
+
+        origin = convert.origin(f"{hub_cache.PREFIX}{name.id}")
+        ignored = convert.layouts()[origin.layout].ignored if origin and not own else ()
+        refuse_code({key: value for key, value in data.items() if key not in ignored})
+    return own
 
 
 def _convert(name: HubName, listing: Listing, incoming: Path, made: Path) -> str:

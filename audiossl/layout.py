@@ -40,20 +40,29 @@ class Layout:
         `@0`, `@1`, ... is that part of a tensor stored in pieces, joined along its first axis.
     config: checkpoint -> the fields of `config.json` that the checkpoint settles (architecture,
         frontend, head, task, window_seconds, method). Raises ModelError on what it cannot settle.
+    absent: patterns; the layout is not recognised when one of them matches a whole name.
+    ignored: keys of the JSON beside the weights that ask for code, are known to be there and are
+        left alone. With any other such key a checkpoint is refused.
     """
 
     name: str
     marks: tuple[str, ...]
     rows: tuple[tuple[str, str | None], ...]
     config: Callable[[Checkpoint], dict[str, Any]]
+    absent: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Published:
-    """A checkpoint that can be had: `name` is `hf:owner/repo`, or a file name with its page."""
+    """A checkpoint that can be had: `name` is `hf:owner/repo`, or a file name with its page.
+
+    notice: what its user should be told.
+    """
 
     name: str
     layout: str
     licence: str
     training: tuple[str, ...]
     source: str
+    notice: str = ""

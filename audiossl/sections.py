@@ -43,14 +43,26 @@ class Augment:
 
     gain_db: tuple[float, float] | None = None
     """Range of a random gain, dB."""
+    gain: Fraction = 1.0
+    """Probability of the gain."""
+    volume: Fraction = 0.0
+    """Probability of a factor drawn from 0.5 + Beta(10, 10), as Audio-MAE and Bird-MAE have it."""
     roll: Fraction = 0.0
     """Probability of a cyclic shift in time by any amount."""
+    background: str | None = None
+    """A folder (or manifest) of recordings with none of the classes, for the next three."""
+    background_noise: Fraction = 0.0
+    """Probability that one of them is added."""
+    background_snr_db: tuple[float, float] = (3.0, 30.0)
+    """Range of the signal-to-noise ratio, dB."""
+    no_call: Fraction = 0.0
+    """Probability that one of them stands in for the clip, without any label; never mixed up."""
     noise: Fraction = 0.0
     """Probability of coloured noise."""
     noise_snr_db: tuple[float, float] = (3.0, 30.0)
     """Range of the signal-to-noise ratio, dB."""
     noise_exponent: tuple[float, float] = (0.0, 2.0)
-    """Range of a in the noise's power spectrum 1/f^a: 0 white, 1 pink, 2 brown."""
+    """Range of a in the noise's power spectrum 1/f^a: 0 white, 1 pink, 2 brown, -2 violet."""
     invert: Fraction = 0.0
     """Probability of a change of sign."""
 

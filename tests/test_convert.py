@@ -296,7 +296,8 @@ def test_a_checkpoint_that_asks_for_code_of_its_own(tmp_path, name):
     save_file(original(), tmp_path / "model.safetensors")
     (tmp_path / name).write_text(json.dumps({"auto_map": {"AutoModel": "modeling.Evil"}}))
     with pytest.raises(ModelError, match="run code"):
-        convert.read(tmp_path)
+        convert.convert_folder(tmp_path, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_is_no_checkpoint(tmp_path):

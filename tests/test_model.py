@@ -109,6 +109,8 @@ def test_every_architecture_loads(name: str, tmp_path: Path) -> None:
     arguments = {
         "dscnn": CONFIG["architecture"],
         "ast": SMALL_VIT,
+        "audio_mae": SMALL_VIT,
+        "bird_mae": SMALL_VIT,
         "passt": SMALL_VIT,
         "ssast": SMALL_VIT,
         "vit": SMALL_VIT,

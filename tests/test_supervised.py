@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from audiossl.data.augment import mix_at_snr
 from audiossl.errors import RecipeError
 from audiossl.hub import ModelConfig
 from audiossl.methods import supervised
@@ -108,7 +109,7 @@ def test_unknown_targets_give_no_gradient_and_no_nan(loss: Any) -> None:
     value, _ = method.loss(batch([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
     value.backward()
     first = method.model.encoder.stem.weight.grad  # type: ignore[union-attr]
-    assert first is not None
+    assert isinstance(first, Tensor)
     assert first.any()
 
 
@@ -191,3 +192,76 @@ def test_loss_and_activation_must_go_together() -> None:
             Method(model(activation), Config(loss=loss))  # type: ignore[arg-type]
     with pytest.raises(RecipeError, match=r"recipe model\.head: missing"):
         Method(model(head=False), Config())
+
+
+def test_mixing_at_a_level_has_the_labels_of_all() -> None:
+    config = Config(
+        mixup=1.0, mixup_by="snr", mixup_labels="union", mixup_snr_db=(3, 9), mixup_most=2
+    )
+    method = Method(model(), config)
+    data = {**batch(TARGETS), "no_call": torch.tensor([False, True, False, False])}
+    torch.manual_seed(5)
+    loss, values = method.train().loss(data)
+    torch.manual_seed(5)
+    wave, target = mix_at_snr(data["wave"], data["target"], 1.0, (3, 9), 2, data["no_call"])
+    assert target is not None
+    assert not torch.equal(target, data["target"])
+    plain = Method(method.model, Config()).train()
+    expected, known = plain.loss({"wave": wave, "target": target})
+    torch.testing.assert_close(loss, expected)
+    assert values["weight"] == known["weight"]
+
+
+@pytest.mark.parametrize("wrong", [{"mixup_on": "spec"}, {"mixup_labels": "mix"}])
+def test_mixing_at_a_level_is_of_waves_and_unions(wrong: dict[str, Any]) -> None:
+    right = {"mixup": 0.5, "mixup_by": "snr", "mixup_on": "wave", "mixup_labels": "union"}
+    Method(model(), Config(**right))
+    with pytest.raises(RecipeError, match=r"recipe method\.mixup_by: snr takes"):
+        Method(model(), Config(**{**right, **wrong}))
+
+
+def vit_model(order: str) -> Model:
+    torch.manual_seed(0)
+    sizes = {"dim": 8, "depth": 1, "heads": 2, "mel": 64, "frames": 160, "pooling": "fc_norm"}
+    return Model(
+        ModelConfig(
+            name="test",
+            architecture={"name": "vit", "order": order, **sizes},
+            frontend={"preset": "ast", "mels": 64, "frames": 160},
+            head={"name": "linear", "labels": LABELS},
+        )
+    )
+
+
+@pytest.mark.parametrize("order", ["frequency", "time"])
+def test_hidden_rows_and_columns_are_for_training_alone(order: str) -> None:
+    """10 moments x 4 frequencies: int(10 * 0.7) x int(4 * 0.5) are looked at."""
+    method = Method(vit_model(order), Config(hidden_time=0.3, hidden_freq=0.5)).train()
+    encoder: Any = method.model.encoder
+    seen, kept = [], []
+    encoder.blocks[0].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[1]))
+    placed = encoder._placed
+    encoder._placed = lambda spec, which: kept.append(which) or placed(spec, which)
+    loss, _ = method.loss(batch(TARGETS))
+    loss.backward()
+    assert all(value.grad is not None for value in encoder.blocks.parameters())
+    numbers = kept[0].numpy()
+    time, band = (numbers // 4, numbers % 4) if order == "time" else (numbers % 10, numbers // 10)
+    for clip in range(4):
+        assert len(set(time[clip])) == 7
+        assert len(set(band[clip])) == 2
+    method.eval()
+    expected = Method(method.model, Config()).eval().loss(batch(TARGETS))[0]
+    assert torch.equal(method.loss(batch(TARGETS))[0], expected)
+    assert seen == [1 + 14, 1 + 40, 1 + 40]
+
+
+def test_only_patches_can_be_hidden() -> None:
+    with pytest.raises(RecipeError, match="dscnn has no patches to hide"):
+        Method(model(), Config(hidden_time=0.2))
+
+
+def test_spectrogram_masks_with_their_probabilities() -> None:
+    config = Config(freq_masks=1, freq_width=5, freq_probability=0.3, time_probability=0.6)
+    layer = Method(model(), config).spec_augment
+    assert (layer.freq_probability, layer.time_probability) == (0.3, 0.6)

@@ -7,6 +7,7 @@ one with another number of workers, sees the same data.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -15,27 +16,45 @@ from torch import Tensor, nn
 
 from audiossl.sections import Augment
 
+SILENT = 1e-8  # root mean square below which a wave is not made louder
 
-def augment_wave(wave: np.ndarray, config: Augment, rng: np.random.Generator) -> np.ndarray:
+
+Background = Callable[[float, float], np.ndarray]  # (which, where), both in [0, 1) -> (samples,)
+
+
+def augment_wave(
+    wave: np.ndarray,
+    config: Augment,
+    rng: np.random.Generator,
+    background: Background | None = None,
+) -> np.ndarray:
     """wave: (samples,) float32, at least one -> (samples,) float32.
 
     Every draw is made whether it is used or not, so that switching one augmentation off leaves the
-    others' draws as they were.
+    others' draws as they were; new ones are drawn last.
     """
     chance = rng.random(3)
     offset = int(rng.integers(0, len(wave)))
     gain = rng.random()
     snr, exponent, noise_seed = rng.random(), rng.random(), int(rng.integers(2**31))
+    gain_chance, volume_chance, background_chance = rng.random(3)
+    which, where, background_snr = rng.random(3)
+    volume = 0.5 + rng.beta(10, 10)
     if chance[0] < config.roll:
         wave = np.roll(wave, offset)
     if chance[1] < config.invert:
         wave = -wave
+    if volume_chance < config.volume:
+        wave = wave * np.float32(volume)
+    if background is not None and background_chance < config.background_noise:
+        noise = unit_power(background(which, where))
+        wave = add_noise(wave, noise, _between(config.background_snr_db, background_snr))
     if chance[2] < config.noise:
         noise = coloured_noise(
             len(wave), _between(config.noise_exponent, exponent), np.random.default_rng(noise_seed)
         )
         wave = add_noise(wave, noise, _between(config.noise_snr_db, snr))
-    if config.gain_db is not None:
+    if config.gain_db is not None and gain_chance < config.gain:
         wave = wave * 10 ** (_between(config.gain_db, gain) / 20)
     return np.ascontiguousarray(wave, np.float32)
 
@@ -47,9 +66,13 @@ def coloured_noise(samples: int, exponent: float, rng: np.random.Generator) -> n
     frequency[:1] = 1  # the constant part: kept finite, then removed
     spectrum *= frequency ** (-exponent / 2)
     spectrum[:1] = 0
-    noise = np.fft.irfft(spectrum, samples)
-    power = np.mean(noise**2)
-    return (noise / np.sqrt(power) if power > 0 else noise).astype(np.float32)
+    return unit_power(np.fft.irfft(spectrum, samples))
+
+
+def unit_power(wave: np.ndarray) -> np.ndarray:
+    """(samples,) float32 with a mean square of 1; a silent wave stays silent."""
+    power = np.mean(np.square(wave, dtype=np.float64))
+    return (wave / np.sqrt(power) if power > 0 else wave).astype(np.float32)
 
 
 def add_noise(wave: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
@@ -64,10 +87,12 @@ def mixup(
     probability: float,
     alpha: float = 1.0,
     labels: Literal["mix", "union"] = "mix",
+    alone: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Each item with `probability` mixed with another of the batch: l * x + (1 - l) * other.
 
     inputs: (batch, ...) waves or spectrograms; targets: (batch, classes), -1 unknown.
+    alone: (batch,) bool, items that nothing is added to.
     l is drawn from Beta(alpha, alpha). "mix" weighs the targets as the inputs (Zhang et al. 2018);
     "union" says that what is in either is in the mixture. A class unknown in one of the two is
     unknown in the mixture, unless (union) it is present in the other.
@@ -76,44 +101,104 @@ def mixup(
     other = torch.randperm(batch, device=inputs.device)
     weight = torch.distributions.Beta(alpha, alpha).sample((batch,)).to(inputs)
     chosen = torch.rand(batch, device=inputs.device) < probability
+    if alone is not None:
+        chosen &= ~alone
     weight = torch.where(chosen, weight, torch.ones_like(weight))
     share = weight.view(batch, *[1] * (inputs.ndim - 1))
     mixed = share * inputs + (1 - share) * inputs[other]
     row = weight.view(batch, 1).to(targets)
-    unknown = (targets < 0) | (targets[other] < 0)
     if labels == "union":
-        new = torch.maximum(targets, targets[other])
-        new = torch.where(unknown & (new < 1), torch.full_like(new, -1), new)
+        new = union(targets, targets[other])
     else:
         new = row * targets + (1 - row) * targets[other]
+        unknown = (targets < 0) | (targets[other] < 0)
         new = torch.where(unknown, torch.full_like(new, -1), new)
     return mixed, torch.where(row < 1, new, targets)
+
+
+def mix_at_snr(
+    waves: Tensor,
+    targets: Tensor | None,
+    probability: float,
+    snr_db: tuple[float, float],
+    most: int = 1,
+    alone: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Each wave with `probability` gets 1 to `most` others of the batch added: (waves, targets).
+
+    waves: (batch, samples); targets: (batch, classes), 1, 0 or -1 unknown, or None: what is in
+    either is in the mixture. alone: (batch,) bool, waves that nothing is added to.
+    An item draws one signal-to-noise ratio, uniform in dB, between what there is so far and each
+    that is added; these are rolled by any amount. After `MultilabelMix` of BirdSet (Rauch et al.
+    2024), which draws the number once a batch and adds the same wave that many times.
+    """
+    batch, samples = waves.shape
+    if batch < 2:
+        return waves, targets
+    device = waves.device
+    chosen = torch.rand(batch, device=device) < probability
+    count = torch.randint(1, most + 1, (batch,), device=device)
+    snr = snr_db[0] + (snr_db[1] - snr_db[0]) * torch.rand(batch, 1, device=device)
+    mixed, labels = waves, targets
+    for turn in range(most):
+        step = torch.randint(1, batch, (batch,), device=device)  # never a wave itself
+        other = (torch.arange(batch, device=device) + step) % batch
+        offset = torch.randint(0, samples, (batch,), device=device)
+        adds = (chosen & (turn < count))[:, None]
+        if alone is not None:
+            adds = adds & ~alone[:, None]
+        pairs = zip(waves[other], offset.tolist(), strict=True)
+        rolled = torch.stack([wave.roll(places) for wave, places in pairs])
+        level = _rms(mixed) / _rms(rolled).clamp(min=SILENT) * 10 ** (-snr / 20)
+        mixed = torch.where(adds, mixed + level * rolled, mixed)
+        if labels is not None and targets is not None:
+            labels = torch.where(adds, union(labels, targets[other]), labels)
+    return mixed, labels
+
+
+def union(one: Tensor, other: Tensor) -> Tensor:
+    """What is in either: 1; what is in neither: 0; unknown (-1) in one and not in the other: -1."""
+    both = torch.maximum(one, other)
+    unknown = (one < 0) | (other < 0)
+    return torch.where(unknown & (both < 1), torch.full_like(both, -1), both)
 
 
 class SpecAugment(nn.Module):
     """Masks random bands of mels and frames, in training only (Park et al. 2019, no time warp).
 
     spec (batch, mel, frames) -> the same shape. Each of `freq_masks` bands has a width drawn from
-    0..`freq_width` mels, each of `time_masks` one from 0..`time_width` frames, for each item apart.
+    0..`freq_width` mels, each of `time_masks` one from 0..`time_width` frames, for each item apart;
+    an item has its bands of mels with `freq_probability`, those of frames with `time_probability`.
     Masked values become the item's mean, so that a mask is neither loud nor silent.
     """
 
     def __init__(
-        self, freq_masks: int = 0, freq_width: int = 0, time_masks: int = 0, time_width: int = 0
+        self,
+        freq_masks: int = 0,
+        freq_width: int = 0,
+        time_masks: int = 0,
+        time_width: int = 0,
+        freq_probability: float = 1.0,
+        time_probability: float = 1.0,
     ) -> None:
         super().__init__()
         self.freq_masks, self.freq_width = freq_masks, freq_width
         self.time_masks, self.time_width = time_masks, time_width
+        self.freq_probability, self.time_probability = freq_probability, time_probability
 
     def forward(self, spec: Tensor) -> Tensor:
         if not self.training:
             return spec
         batch, mel, frames = spec.shape
-        mask = torch.zeros(batch, mel, frames, dtype=torch.bool, device=spec.device)
+        mels = torch.zeros(batch, mel, dtype=torch.bool, device=spec.device)
+        times = torch.zeros(batch, frames, dtype=torch.bool, device=spec.device)
         for _ in range(self.freq_masks):
-            mask |= _band(batch, mel, self.freq_width, spec.device)[:, :, None]
+            mels |= _band(batch, mel, self.freq_width, spec.device)
         for _ in range(self.time_masks):
-            mask |= _band(batch, frames, self.time_width, spec.device)[:, None, :]
+            times |= _band(batch, frames, self.time_width, spec.device)
+        mels &= _some(batch, self.freq_probability, spec.device)
+        times &= _some(batch, self.time_probability, spec.device)
+        mask = mels[:, :, None] | times[:, None, :]
         return torch.where(mask, spec.mean((1, 2), keepdim=True), spec)
 
 
@@ -129,6 +214,18 @@ def jitter(spec: Tensor, noise: float, shift: int) -> Tensor:
     offset = torch.randint(-shift, max(shift, 1), (batch, 1, 1), device=spec.device)
     places = (torch.arange(frames, device=spec.device) - offset) % frames  # (batch, 1, frames)
     return (spec + level * torch.rand_like(spec)).gather(2, places.expand_as(spec))
+
+
+def _some(batch: int, probability: float, device: torch.device) -> Tensor:
+    """(batch, 1) bool; certainty takes no draw."""
+    if probability >= 1:
+        return torch.ones(batch, 1, dtype=torch.bool, device=device)
+    return torch.rand(batch, 1, device=device) < probability
+
+
+def _rms(waves: Tensor) -> Tensor:
+    """waves: (batch, samples) -> (batch, 1)."""
+    return waves.square().mean(dim=1, keepdim=True).sqrt()
 
 
 def _band(batch: int, size: int, width: int, device: torch.device) -> Tensor:

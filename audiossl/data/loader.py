@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -132,7 +133,8 @@ class _Decoded:
 class Clips(_Decoded, Dataset[dict[str, Any]]):
     """Random crops of clips, for training; items as `_Decoded.item` has them.
 
-    A file that cannot be read is replaced by the next that can, and named under `skipped`.
+    A file that cannot be read is replaced by the next that can, and named under `skipped`. With
+    `augment.no_call` an item says whether a background stands in for it, under `no_call`.
     """
 
     def __init__(
@@ -149,30 +151,53 @@ class Clips(_Decoded, Dataset[dict[str, Any]]):
         self.samples, self.seed = max(1, round(crop_seconds * rate)), seed
         self.short, self.augment = short, augment or Augment()
         self.seconds: dict[int, float] = {}
+        self.background: Clips | None = None
+        if self.augment.background is not None:
+            self.background = Clips(
+                manifest.read(self.augment.background), (), rate, crop_seconds, short="repeat"
+            )
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        skipped = []
+        skipped: list[tuple[str, str]] = []
+        background = partial(self.background.pick, skipped) if self.background else None
+        rng = draw.generator(self.seed)
+        place, crop = self.nearest(draw.index, rng.random(), skipped)
+        item = self.item(place, augment_wave(crop, self.augment, rng, background))
+        if background and self.augment.no_call:
+            chance, which, where = rng.random(3)
+            item["no_call"] = bool(chance < self.augment.no_call)
+            if item["no_call"]:
+                item["wave"] = torch.from_numpy(background(which, where))
+                item["target"].zero_()
+        return {**item, SKIPPED: skipped}
+
+    def pick(self, skipped: list[tuple[str, str]], which: float, where: float) -> np.ndarray:
+        """(samples,) float32: the crop at `where` of the clip at `which`, both in [0, 1)."""
+        return self.nearest(int(which * len(self)), where, skipped)[1]
+
+    def nearest(
+        self, first: int, share: float, skipped: list[tuple[str, str]]
+    ) -> tuple[int, np.ndarray]:
+        """(place, crop) of the first clip from `first` on that can be read; others to `skipped`."""
         for step in range(len(self)):
-            place = (draw.index + step) % len(self)
+            place = (first + step) % len(self)
             if place not in self.bad:
                 try:
-                    return {**self.item(place, self._wave(place, draw)), SKIPPED: skipped}
+                    return place, self.crop(place, share)
                 except InputError as error:
                     self.bad[place] = error.message
             skipped.append((self.rows[place].name, self.bad[place]))
-        raise InputError(f"none of the {len(self)} files can be read: {skipped[0][1]}")
+        raise InputError(f"none of the {len(self)} files can be read: {skipped[-1][1]}")
 
-    def _wave(self, place: int, draw: Draw) -> np.ndarray:
-        """This draw's crop, augmented."""
-        rng = draw.generator(self.seed)
-        share = rng.random()  # of the places where the crop fits
+    def crop(self, place: int, share: float) -> np.ndarray:
+        """(samples,) float32 of a clip; `share` in [0, 1) of the places where the crop fits."""
         clip = self.cache[place] if place in self.cache else self._decode(place, share)
         start = int(share * (len(clip) - self.samples + 1)) if len(clip) > self.samples else 0
         crop = clip[start : start + self.samples].astype(np.float32)
-        return augment_wave(fill(crop, self.samples, self.short), self.augment, rng)
+        return fill(crop, self.samples, self.short)
 
     def _decode(self, place: int, share: float) -> np.ndarray:
         """The clip, or of a much longer one only the crop."""

@@ -1,11 +1,15 @@
 """Which patches of a spectrogram are hidden from an encoder that learns to guess them.
 
-A mask is drawn for one clip as numbers of patches in token order; a batch of masks is
-ids (batch, hidden) int64, or with `as_bool` (batch, patches) bool, True = hidden.
+A batch of masks is (batch, patches) bool, True = hidden.
+
+Audio-MAE and Bird-MAE keep so few patches that only those go through the encoder: beside the mask
+stand the kept ones, (batch, n) int64, in the order in which the encoder sees them. Drawn from
+torch's global generator.
 
 SSAST (Gong et al. 2022, section "masked spectrogram patch modeling") and SSAMBA hide clusters of
-square patches, and frames one by one. Drawn with Python's own `random`, whose global generator the
-training loop seeds before each pass.
+square patches, and frames one by one, and put something else in their place: their masks are
+numbers of patches, (batch, hidden) int64, and `as_bool` makes masks of them. Drawn with Python's
+own `random`. Both generators are seeded by the training loop before each pass.
 """
 
 from __future__ import annotations
@@ -16,6 +20,38 @@ import torch
 from torch import Tensor
 
 CLUSTER_SIDES = (3, 4, 5)  # patches: SSAST's C, drawn anew for each mask
+
+
+def random_mask(
+    batch: int, patches: int, ratio: float, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Hide a random part of each clip's patches, alike for all: (mask, kept).
+
+    Audio-MAE's and Bird-MAE's (unstructured) mask: patches in the order of one random number each,
+    of which the first int(patches * (1 - ratio)) are kept.
+    """
+    order = torch.rand(batch, patches, device=device).argsort(dim=1)
+    kept = order[:, : int(patches * (1 - ratio))]
+    return ~as_bool(kept, patches), kept
+
+
+def grid_mask(
+    batch: int,
+    grid: tuple[int, int],
+    row_ratio: float,
+    column_ratio: float,
+    device: torch.device | str = "cpu",
+) -> tuple[Tensor, Tensor]:
+    """Hide whole rows and whole columns of each clip's grid of patches: (mask, kept).
+
+    grid: (rows, columns), patches read row by row. Audio-MAE's mask for fine-tuning (section "2-D
+    masking"): int(rows * (1 - row_ratio)) rows are kept, of columns likewise.
+    """
+    rows, columns = grid
+    _, kept_rows = random_mask(batch, rows, row_ratio, device)
+    _, kept_columns = random_mask(batch, columns, column_ratio, device)
+    kept = (kept_rows[:, :, None] * columns + kept_columns[:, None, :]).flatten(1)
+    return ~as_bool(kept, rows * columns), kept
 
 
 def cluster_mask(patches: int, columns: int, hidden: int) -> list[int]:
@@ -61,6 +97,6 @@ def ssast_masks(batch: int, grid: tuple[int, int], hidden: int) -> Tensor:
 
 
 def as_bool(ids: Tensor, patches: int) -> Tensor:
-    """ids: (batch, hidden) int64 -> (batch, patches) bool, True = hidden."""
+    """ids: (batch, n) int64, numbers of patches -> (batch, patches) bool, True for these."""
     mask = torch.zeros(len(ids), patches, dtype=torch.bool, device=ids.device)
     return mask.scatter_(1, ids, True)

@@ -100,6 +100,12 @@ def read_rows(recipe: Recipe) -> tuple[list[Row], list[Row]]:
     if source is None:
         message = "missing: a manifest or a folder of audio, such as data.train=clips/"
         raise RecipeError(f"recipe data.train: {message}")
+    augment = data.augment
+    if augment.background is None and (augment.background_noise or augment.no_call):
+        message = "missing: a folder of recordings with none of the classes; or set"
+        raise RecipeError(
+            f"recipe data.augment.background: {message} background_noise and no_call to 0"
+        )
     if data.dataset:
         rows = datasets.read(data.dataset, data.root)
     else:

@@ -1,6 +1,7 @@
 """Supervised fine-tuning: labelled clips, one head, one of three losses.
 
-Parts: frontend -> SpecAugment -> noise and shift -> encoder -> head -> loss over the known targets.
+Parts: mixup -> frontend -> SpecAugment -> noise and shift -> encoder -> head -> loss over the known
+targets.
 `bce`         independent labels (sigmoid)
 `ce`          one label a clip (softmax); a clip with several has them in equal parts
 `asymmetric`  independent labels where absences outnumber presences by far (Ridnik et al. 2021,
@@ -16,16 +17,17 @@ depend on the number of classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audiossl.data.augment import SpecAugment, jitter, mixup
+from audiossl.data.augment import SpecAugment, jitter, mix_at_snr, mixup
+from audiossl.data.masking import grid_mask
 from audiossl.errors import RecipeError
 from audiossl.model import Model
-from audiossl.sections import Fraction, Natural
+from audiossl.sections import Count, Fraction, Natural
 from audiossl.typed_yaml import Range
 
 EPS = 1e-8  # under a logarithm
@@ -49,8 +51,15 @@ class Config:
     """asymmetric: an absence scored below this costs nothing."""
     mixup: Fraction = 0.0
     """Probability that a clip is mixed with another of its batch."""
+    mixup_by: Literal["share", "snr"] = "share"
+    """share: shares that add up to 1; snr: others added at a signal-to-noise ratio (Bird-MAE),
+    which takes mixup_on wave and mixup_labels union."""
     mixup_alpha: Annotated[float, Range(above=0, high=100)] = 1.0
-    """Shares are drawn from Beta(alpha, alpha)."""
+    """share: drawn from Beta(alpha, alpha)."""
+    mixup_snr_db: tuple[float, float] = (2.0, 30.0)
+    """snr: range, dB."""
+    mixup_most: Count = 3
+    """snr: at most so many others are added."""
     mixup_on: Literal["wave", "spec"] = "wave"
     """What is mixed."""
     mixup_labels: Literal["mix", "union"] = "mix"
@@ -59,20 +68,30 @@ class Config:
     """SpecAugment: number of bands of mels that are masked."""
     freq_width: Natural = 0
     """SpecAugment: largest width of a band, mels."""
+    freq_probability: Fraction = 1.0
+    """SpecAugment: probability that a clip has these bands."""
     time_masks: Natural = 0
     """SpecAugment: number of spans of frames that are masked."""
     time_width: Natural = 0
     """SpecAugment: largest width of a span, frames."""
+    time_probability: Fraction = 1.0
+    """SpecAugment: probability that a clip has these spans."""
     spec_noise: Annotated[float, Range(low=0, high=10)] = 0.0
     """Largest level of uniform noise added to the normalised spectrogram (AST: 0.1)."""
     spec_shift: Natural = 0
     """Largest cyclic shift of the spectrogram in time, frames (AST: 10)."""
+    hidden_freq: Annotated[float, Range(low=0, high=0.9)] = 0.0
+    """Share of the patch grid's frequencies that the encoder does not see in training, drawn anew
+    for each clip (Audio-MAE's 2-D masking)."""
+    hidden_time: Annotated[float, Range(low=0, high=0.9)] = 0.0
+    """Share of its moments."""
     freeze_encoder: bool = False
     """Train the head alone on the encoder as it is (linear probing)."""
 
 
 class Method(nn.Module):
-    """`loss(batch)` with batch {"wave": (batch, samples), "target": (batch, classes)}."""
+    """`loss(batch)` with batch {"wave": (batch, samples), "target": (batch, classes)} and perhaps
+    {"no_call": (batch,) bool}, clips that nothing is added to."""
 
     def __init__(self, model: Model, config: Config) -> None:
         super().__init__()
@@ -84,9 +103,24 @@ class Method(nn.Module):
                 f"recipe method.loss: {config.loss!r} does not go with"
                 f" model.head.activation {activation!r} (ce: softmax; bce, asymmetric: sigmoid)"
             )
+        by_snr = config.mixup and config.mixup_by == "snr"
+        if by_snr and (config.mixup_on, config.mixup_labels) != ("wave", "union"):
+            raise RecipeError(
+                "recipe method.mixup_by: snr takes mixup_on wave and mixup_labels union, got"
+                f" {config.mixup_on} and {config.mixup_labels}"
+            )
+        self.hides = bool(config.hidden_freq or config.hidden_time)
+        if self.hides and not hasattr(model.encoder, "patch_pixels"):
+            name = model.config.architecture["name"]
+            raise RecipeError(f"recipe method.hidden_time: {name} has no patches to hide")
         self.model, self.config = model, config
         self.spec_augment = SpecAugment(
-            config.freq_masks, config.freq_width, config.time_masks, config.time_width
+            config.freq_masks,
+            config.freq_width,
+            config.time_masks,
+            config.time_width,
+            config.freq_probability,
+            config.time_probability,
         )
         if config.freeze_encoder:
             model.encoder.requires_grad_(False)
@@ -104,14 +138,14 @@ class Method(nn.Module):
         """
         wave, target = batch["wave"], batch["target"]
         if self.training and self.config.mixup and self.config.mixup_on == "wave":
-            wave, target = self._mixup(wave, target)
+            wave, target = self._mixup(wave, target, batch.get("no_call"))
         spec = self.model.frontend(wave)
         if self.training and self.config.mixup and self.config.mixup_on == "spec":
-            spec, target = self._mixup(spec, target)
+            spec, target = self._mixup(spec, target, batch.get("no_call"))
         spec = self.spec_augment(spec)
         if self.training and (self.config.spec_noise or self.config.spec_shift):
             spec = jitter(spec, self.config.spec_noise, self.config.spec_shift)
-        logits = self.model.classify(spec).float()
+        logits = self._classify(spec).float()
         losses, known = self._losses(logits, target)
         weight = known.sum()
         values = {"weight": weight}
@@ -130,9 +164,25 @@ class Method(nn.Module):
         gammas = (config.gamma_negative, config.gamma_positive)
         return asymmetric(logits, target, *gammas, config.probability_margin), known
 
-    def _mixup(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def _mixup(self, inputs: Tensor, target: Tensor, alone: Tensor | None) -> tuple[Tensor, Tensor]:
         config = self.config
-        return mixup(inputs, target, config.mixup, config.mixup_alpha, config.mixup_labels)
+        if config.mixup_by == "share":
+            alpha, labels = config.mixup_alpha, config.mixup_labels
+            return mixup(inputs, target, config.mixup, alpha, labels, alone)
+        snr, most = config.mixup_snr_db, config.mixup_most
+        mixed, union = mix_at_snr(inputs, target, config.mixup, snr, most, alone)
+        return mixed, target if union is None else union
+
+    def _classify(self, spec: Tensor) -> Tensor:
+        """Logits; in training from some of the patches, if some are hidden."""
+        if not (self.training and self.hides):
+            return self.model.classify(spec)
+        encoder: Any = self.model.encoder
+        along = {"frequency": self.config.hidden_freq, "time": self.config.hidden_time}
+        columns = {"frequency": "time", "time": "frequency"}[encoder.order]
+        grid = encoder.grid(spec.shape[-1])
+        _, kept = grid_mask(len(spec), grid, along[encoder.order], along[columns], spec.device)
+        return self.model.head(encoder.embed(spec, kept))  # type: ignore[misc]
 
 
 def binary(

@@ -33,6 +33,7 @@ from audiossl.models.patches import Fit, Order, PatchEmbed, resize_table, resize
 Positions = Literal["learned", "sincos", "sincos_swapped"]
 Pooling = Literal["cls", "cls_dist", "patches", "fc_norm"]
 
+HALF_PRECISION = 5e-3  # rounding of numbers below 1 in bfloat16
 SIZES = {  # dim, depth, heads: DeiT's three (AST, SSAST) and ViT's three (Bird-MAE, section 1)
     "tiny": (192, 12, 3),
     "small": (384, 12, 6),
@@ -254,6 +255,22 @@ class ViT(nn.Module):
                     nn.init.zeros_(module.bias)
         for table in self.parameters(recurse=False):  # cls, dist, pos_embed
             nn.init.trunc_normal_(table, std=0.02, a=-0.04, b=0.04)
+
+
+def fixed_positions(stored: Tensor, class_tokens: int, grid: tuple[int, int]) -> Positions:
+    """Which sin-cos table a checkpoint holds, that need not be kept: it can be computed.
+
+    stored: (1, class tokens + patches, dim). Raises ValueError when it is none of the two.
+    """
+    rows, columns = grid
+    front, table = stored.tensor_split([class_tokens], dim=1)
+    widths: dict[Positions, int] = {"sincos_swapped": rows, "sincos": columns}
+    for kind, width in widths.items():
+        expected = sincos(rows * columns, width, stored.shape[-1])
+        same = table.shape == expected.shape and (table - expected).abs().max() < HALF_PRECISION
+        if same and not front.any():
+            return kind
+    raise ValueError(f"pos_embed is not the fixed table of {rows} x {columns} patches")
 
 
 build = ViT
