@@ -336,10 +336,11 @@ def test_clipping_and_the_schedule_are_logged(fit: Fit) -> None:
 
 def test_the_average_is_what_is_evaluated_and_kept(fit: Fit, tmp_path: Path) -> None:
     folder = fit("run", "train.steps=4", "train.ema=0.99").folder
-    state = checkpoint.read_newest(folder / "checkpoints", print)
+    state = checkpoint.newest(folder / "checkpoints", print)
     assert state is not None
-    averaged = checkpoint.select(state[0], "ema.model.")
-    plain = checkpoint.select(state[0], "method.model.")
+    tensors = checkpoint.read(state[0])
+    averaged = checkpoint.select(tensors, "ema.model.")
+    plain = checkpoint.select(tensors, "method.model.")
     kept = load(str(folder / "last")).state_dict()
     for name in kept:
         torch.testing.assert_close(kept[name], averaged[name])
