@@ -75,7 +75,7 @@ def newest(folder: Path, warn: Callable[[str], None]) -> tuple[Path, dict[str, A
     for path in states:
         try:
             return path, _verified(path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             warn(f"checkpoint {path.name} is damaged ({error}): going back to the one before")
     if states:
         raise ModelError(f"{folder}: all {len(states)} checkpoints are damaged")

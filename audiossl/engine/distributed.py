@@ -9,17 +9,24 @@ run's folder lies where all machines see it.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
+import secrets
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore  # type: ignore[reportPrivateImportUsage]
+from torch.distributed.rendezvous import rendezvous
 
 from audiossl.errors import AudiosslError, UsageError
 
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+MEET_SECONDS = 600.0  # until all processes have started
 LOST = ("Connection closed", "Connection reset", "Broken pipe", "gloo/transport")  # a peer is gone
 
 T = TypeVar("T")
@@ -85,6 +92,8 @@ def rank() -> int:
 def join(device: str) -> Iterator[Team]:
     """Meet the other processes; alone, there are none. `device`: cpu, cuda, ...
 
+    Within the context, what uses the group is best held by a function's variables only.
+
     Raises UsageError for a device that several cannot have; AudiosslError "process-lost" when
     another process has died.
     """
@@ -92,11 +101,18 @@ def join(device: str) -> Iterator[Team]:
         yield Team(torch.device(device))
         return
     place = _own_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
+    store, number, size = next(rendezvous("env://"))
     try:
-        yield Team(place, dist.get_rank(), dist.get_world_size())
-    except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and not any(word in str(error) for word in LOST):
+        store = PrefixStore(_password(store, number, size), store)
+        dist.init_process_group(backend, store=store, rank=number, world_size=size)
+        yield Team(place, number, size)
+    except BaseException as error:
+        # What uses the group must be gone before the group: C++ that drops the last hold on it
+        # while Python's lock is taken waits for ever for the group's threads.
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
+        if not _is_loss(error):
             raise
         raise AudiosslError(
             "another process of this run has ended: see what it said; the last good state is kept"
@@ -104,6 +120,7 @@ def join(device: str) -> Iterator[Team]:
             code="process-lost",
         ) from error
     else:
+        gc.collect()
         dist.destroy_process_group()
 
 
@@ -118,6 +135,36 @@ def launcher() -> str | None:
 def restarted() -> bool:
     """Whether torchrun has started its processes again, after one of them died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
+def _password(store: Any, number: int, size: int) -> str:
+    """A word that only the processes of this start share.
+
+    torchrun's store outlives a restart, and with it what the dead had said in it: without names of
+    their own, the living would look for them (pytorch/pytorch#135712).
+    """
+    mine = secrets.token_hex(8)
+    if number:
+        store.append("audiossl/asked", f"{mine} ")
+        word = store.get(f"audiossl/answer/{mine}").decode()
+        store.add(f"audiossl/heard/{word}", 1)
+        return word
+    answered: set[str] = set()
+    deadline = time.monotonic() + MEET_SECONDS
+    while store.add(f"audiossl/heard/{mine}", 0) < size - 1:
+        if time.monotonic() > deadline:
+            raise AudiosslError(f"not all {size} processes have come", code="process-lost")
+        asked = store.get("audiossl/asked") if store.check(["audiossl/asked"]) else b""
+        for other in set(asked.decode().split()) - answered:  # the dead are answered too
+            store.set(f"audiossl/answer/{other}", mine)
+            answered.add(other)
+        time.sleep(0.01)
+    return mine
+
+
+def _is_loss(error: BaseException) -> bool:
+    words = isinstance(error, RuntimeError) and any(word in str(error) for word in LOST)
+    return words or isinstance(error, dist.DistError)
 
 
 def _started_together() -> bool:

@@ -141,8 +141,8 @@ class Pace:
 class Lines(Silent):
     """Plain lines, for logs and pipes."""
 
-    def __init__(self, stream: TextIO = sys.stderr) -> None:
-        self.stream = stream
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
 
     def begin(self, title: str, steps: int, done: int) -> None:
         self.pace, self.last = Pace(steps, done), time.monotonic()

@@ -19,7 +19,6 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from audiossl.engine.blocks import blocks_of
@@ -204,10 +203,10 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> float:
     """Scale gradients down to the norm `limit` (0: not at all); their norm before."""
     given = [value for value in parameters if value.grad is not None]
     gradients = [value.grad for value in given if value.grad is not None]
-    shards = [gradient for gradient in gradients if isinstance(gradient, DTensor)]
+    shards = [gradient for gradient in gradients if _is_shard(gradient)]
     if not shards:
         return float(nn.utils.clip_grad_norm_(given, limit or math.inf))
-    whole = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
+    whole = [gradient for gradient in gradients if not _is_shard(gradient)]
     norms = [assembled(nn.utils.get_total_norm(part)) for part in (shards, whole) if part]
     norm = float(torch.linalg.vector_norm(torch.stack(norms)))
     if limit and norm > limit:
@@ -216,14 +215,21 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> float:
     return norm
 
 
-def assembled(value: Tensor) -> Tensor:
+def assembled(value: Any) -> Tensor:
     """A whole tensor from its shards; all processes must ask."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    return value.full_tensor() if _is_shard(value) else value
 
 
-def sharded_like(value: Tensor, like: Tensor) -> Tensor:
+def sharded_like(value: Tensor, like: Any) -> Tensor:
     """This process's shard of a whole tensor, if `like` is one."""
-    if not isinstance(like, DTensor) or value.shape != like.shape:
+    if not _is_shard(like) or value.shape != like.shape:
         return value
+    from torch.distributed.tensor import distribute_tensor
+
     value = value.to(like.device)
     return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def _is_shard(value: Any) -> bool:
+    """Whether it is a DTensor; to import that takes half a second, which most runs need not."""
+    return hasattr(value, "full_tensor")

@@ -44,7 +44,8 @@ class State:
         self.progress = Progress()
 
     def save(self) -> None:
-        """The state to go on from, and the model as it is (as `best` too, if none is judged).
+        """The model as it is (as `best` too, if none is judged), then the state to go on from: once
+        that is there, all is.
 
         Raises AudiosslError when a tensor is not finite: what was saved before is kept.
         """
@@ -53,26 +54,28 @@ class State:
             self.progress.best_step = self.progress.step
         step = self.step
         tensors = checkpoint.pack(step.method, step.ema, step.optimizer, self.team.leads)
-        self.team.first(lambda: self._write(tensors))
+        self.team.first(lambda: self._check(tensors))
         with self.kept_weights():
             self.save_model(*(run.LAST,) if judged else (run.LAST, run.BEST))
+        self.team.first(lambda: self._write(tensors))
 
-    def _write(self, tensors: dict[str, Tensor]) -> None:
-        progress = self.progress
+    def _check(self, tensors: dict[str, Tensor]) -> None:
         if broken := checkpoint.not_finite(tensors):
             raise AudiosslError(
-                f"step {progress.step}: {broken} is not finite any more: training has diverged; the"
-                " last good state is kept",
+                f"step {self.progress.step}: {broken} is not finite any more: training has"
+                " diverged; the last good state is kept",
                 code="not-finite",
             )
+
+    def _write(self, tensors: dict[str, Tensor]) -> None:
         facts = {
-            "progress": vars(progress),
+            "progress": vars(self.progress),
             "scaler": self.step.scaler.state_dict(),
             "processes": self.team.size,
             "clips": self.job.clips,
         }
         states = self.folder / run.CHECKPOINTS
-        newest = checkpoint.write(states, progress.step, tensors, facts)
+        newest = checkpoint.write(states, self.progress.step, tensors, facts)
         checkpoint.prune(states, newest, self.job.recipe.train.keep_checkpoints)
 
     def save_model(self, *names: str) -> None:

@@ -88,23 +88,37 @@ def fit(
     if recipe.train.threads is not None:
         torch.set_num_threads(recipe.train.threads)
     check_tracker(recipe.train.tracker)
-    folder = Path(recipe.out)
+    stop = Stop(time_limit)
     with join(device) as team:
-        job = prepare(recipe, team.size)
-        resume = team.first(lambda: resume or run.is_resumed(folder))
-
-        def begin() -> None:
-            run.open_run(folder, recipe, resume, overwrite, team.size)
-            run.describe(folder, job, team.device)
-
-        team.first(begin)
         watch = watch if watch is not None and team.leads else Silent()
-        loop = Loop(job, folder, team, watch)
-        if resume:
-            loop.resume()
-        with Stop(time_limit) as stop:
-            loop.run(stop, max_steps)
+        result = _fit(recipe, team, stop, watch, max_steps, resume, overwrite)
     stop.leave()
+    return result
+
+
+def _fit(
+    recipe: Recipe,
+    team: Team,
+    stop: Stop,
+    watch: Watch,
+    max_steps: int | None,
+    resume: bool,
+    overwrite: bool,
+) -> Result:
+    folder = Path(recipe.out)
+    job = prepare(recipe, team.size)
+    resume = team.first(lambda: resume or run.is_resumed(folder))
+
+    def begin() -> None:
+        run.open_run(folder, recipe, resume, overwrite, team.size)
+        run.describe(folder, job, team.device)
+
+    team.first(begin)
+    loop = Loop(job, folder, team, watch)
+    if resume:
+        loop.resume()
+    with stop:
+        loop.run(stop, max_steps)
     progress = loop.progress
     ended = stop.reason if progress.step < loop.steps else None
     return Result(folder, progress.step, progress.last, progress.best_step, ended)
