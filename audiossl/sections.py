@@ -159,8 +159,17 @@ class TrainSection:
     """Of the weights, the order of clips, crops and every augmentation."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Mixed precision is used only when asked for."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """With several processes (torchrun): ddp: each has the whole model; fsdp: a part of it."""
+    checkpointing: bool = False
+    """Recompute the encoder's blocks in the backward pass: less memory, more time."""
+    compile: bool = False
+    """torch.compile the network's blocks: faster after a while; needs a compiler."""
     threads: Annotated[int, Range(low=1, high=1024)] | None = None
     """CPU threads of torch; the last bits of the weights depend on it."""
+    max_bad_steps: Count = 3
+    """Updates in a row with a loss or gradient that is no number: each is left out, then the run
+    ends."""
     log_every: Count = 50
     """Updates between two training lines of metrics.jsonl."""
     eval_every: Count | None = None
@@ -169,6 +178,8 @@ class TrainSection:
     """What `best/` is best in; default: map with labels, else loss."""
     keep_checkpoints: Annotated[int, Range(low=2, high=1000)] = 2
     """Full states kept for --resume."""
+    tracker: Literal["tensorboard"] | None = None
+    """Who else gets the numbers of metrics.jsonl; needs the extra of this name."""
 
 
 @dataclass

@@ -68,7 +68,7 @@ def run(
     if dry_run:
         preview(recipe)
         return
-    from audiossl.engine import log, train
+    from audiossl.engine import distributed, log, train
     from audiossl.model import pick_device
 
     result = train.fit(
@@ -78,7 +78,8 @@ def run(
         watch=log.watch(quiet),
         **limits,
     )
-    report(result)
+    if distributed.rank() == 0:
+        report(result)
 
 
 def preview(recipe: Recipe) -> None:

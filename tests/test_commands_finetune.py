@@ -127,7 +127,7 @@ def started(tones: Path, out: Path, *options: str) -> Iterator[subprocess.Popen[
     steps = ["train.steps=100000", "train.eval_every=5", *options]
     process = subprocess.Popen([*command, *steps], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        while not (out / "last" / "config.json").exists():
+        while not list(out.glob("checkpoints/step-*[0-9]")):
             assert process.poll() is None
             time.sleep(0.01)
         yield process

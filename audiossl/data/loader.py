@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -59,7 +60,9 @@ class Items(Protocol):
 class Stream(Sampler[list[Draw]]):
     """Endless batches of draws over `size` items: epoch after epoch, each in its own order.
 
-    start: draws already used. With `weights` (size,) an epoch draws with replacement.
+    start: draws already used. With `weights` (size,) an epoch draws with replacement. Of several
+    processes number `turn` of `turns` takes every `turns`-th batch, so that together they use the
+    draws that one alone would.
     """
 
     def __init__(
@@ -69,11 +72,17 @@ class Stream(Sampler[list[Draw]]):
         seed: int,
         start: int = 0,
         weights: np.ndarray | None = None,
+        turn: int = 0,
+        turns: int = 1,
     ) -> None:
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.start, self.weights = start, weights
+        self.turn, self.turns = turn, turns
 
     def __iter__(self) -> Iterator[list[Draw]]:
+        return itertools.islice(self._batches(), self.turn, None, self.turns)
+
+    def _batches(self) -> Iterator[list[Draw]]:
         epoch, position = divmod(self.start, self.size)
         order = self.order(epoch)
         while True:
@@ -374,11 +383,18 @@ def train_loader(items: Any, stream: Stream, workers: int = 0) -> Iterator[dict[
     return iter(_loader(_Batches(items), stream, workers))
 
 
-def valid_loader(items: Any, batch_size: int, workers: int = 0) -> DataLoader[dict[str, Any]]:
-    """All items once, in order, the last batch perhaps smaller."""
+def valid_loader(
+    items: Any, batch_size: int, workers: int = 0, turn: int = 0, turns: int = 1
+) -> DataLoader[dict[str, Any]]:
+    """All items once, in order, the last batch perhaps smaller.
+
+    Of several processes number `turn` of `turns` gets every `turns`-th batch; where these do not
+    come out even, the first batch again, so that all get as many.
+    """
     size = len(items)
     batches = [list(range(i, min(i + batch_size, size))) for i in range(0, size, batch_size)]
-    return _loader(_Batches(items), batches, workers)
+    batches += batches[:1] * (-len(batches) % turns)
+    return _loader(_Batches(items), batches[turn::turns], workers)
 
 
 def _loader(batches: _Batches, sampler: Any, workers: int) -> DataLoader[dict[str, Any]]:
@@ -393,6 +409,7 @@ def _loader(batches: _Batches, sampler: Any, workers: int) -> DataLoader[dict[st
 
 
 def _leave_signals_to_the_loop(_worker: int) -> None:
-    """Ctrl-C reaches the whole process group: the loop saves first, then ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """Ctrl-C, torchrun and Slurm signal whole process groups: the loop saves first, and needs its
+    workers for that. They end when it says so, or within seconds of its death."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

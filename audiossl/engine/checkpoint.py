@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from audiossl.atomic import atomic_write, sync
+from audiossl.engine.parallel import assembled, sharded_like
 from audiossl.errors import ModelError, OutputError
 from audiossl.hub import sha256
 
@@ -41,7 +42,7 @@ def write(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, 
         packed = save({name: _alone(value) for name, value in tensors.items()})
         with atomic_write(working / TENSORS) as file:
             file.write(packed)
-        _write_json(working / FACTS, {**facts, **_bits()})
+        _write_json(working / FACTS, {**facts, **bits()})
         _write_json(working / MANIFEST, {name: sha256(working / name) for name in (TENSORS, FACTS)})
         shutil.rmtree(final, ignore_errors=True)
         os.replace(working, final)
@@ -64,55 +65,92 @@ def prune(folder: Path, newest: Path, keep: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def read_newest(
-    folder: Path, warn: Callable[[str], None]
-) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """(tensors, facts) of the newest whole state; None when there is none at all.
+def newest(folder: Path, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+    """(place, facts) of the newest whole state; None when there is none at all.
 
-    A damaged state is named through `warn` and the one before it taken; `warn` also hears when the
-    last bits may come out differently here. Raises ModelError when all are damaged.
+    A damaged state is named through `warn` and the one before it taken. Raises ModelError when all
+    are damaged.
     """
     states = _states(folder)
     for path in states:
         try:
-            tensors, facts = _read(path)
-            for name, value in _bits().items():
-                if facts.get(name) != value:
-                    was = f"{name} {value} instead of {facts.get(name)}"
-                    warn(f"warning: {was}: the last bits of the weights may differ")
-            return tensors, facts
-        except (OSError, ValueError, SafetensorError) as error:
+            return path, _verified(path)
+        except (OSError, ValueError, RecursionError) as error:
             warn(f"checkpoint {path.name} is damaged ({error}): going back to the one before")
     if states:
         raise ModelError(f"{folder}: all {len(states)} checkpoints are damaged")
     return None
 
 
-def pack(method: nn.Module, ema: nn.Module | None, optimizer: Optimizer) -> dict[str, Tensor]:
-    """All tensors of a run: `method.*`, `ema.*` and, by parameter number, `optimizer.N.*`."""
-    tensors = {f"method.{name}": value for name, value in method.state_dict().items()}
-    if ema is not None:
-        tensors |= {f"ema.{name}": value for name, value in ema.state_dict().items()}
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a state that `newest` has found whole."""
+    try:
+        return load_file(path / TENSORS)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path / TENSORS}: {error}") from error
+
+
+def pack(
+    method: nn.Module, average: nn.Module | None, optimizer: Optimizer, keep: bool = True
+) -> dict[str, Tensor]:
+    """All tensors of a run: `method.*`, `ema.*` and, by parameter number, `optimizer.N.*`.
+
+    All processes must call it, since shards are put together; those that do not `keep` the result
+    get nothing.
+    """
+    named = {f"method.{name}": value for name, value in method.state_dict().items()}
+    if average is not None:
+        named |= {f"ema.{name}": value for name, value in average.state_dict().items()}
     for number, values in optimizer.state_dict()["state"].items():
         for key, value in values.items():
             if value is not None:  # SGD without momentum
-                tensors[f"optimizer.{number}.{key}"] = torch.as_tensor(value)
-    return tensors
+                named[f"optimizer.{number}.{key}"] = torch.as_tensor(value)
+    return gathered(named, keep)
+
+
+def gathered(named: dict[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
+    """Whole tensors from shards, which come together on the CPU, one after the other."""
+    whole = {}
+    for name, value in named.items():
+        tensor = assembled(value)
+        if keep:
+            whole[name] = tensor if tensor is value else tensor.cpu()
+    return whole
 
 
 def unpack(
-    tensors: dict[str, Tensor], method: nn.Module, ema: nn.Module | None, optimizer: Optimizer
+    tensors: dict[str, Tensor], method: nn.Module, average: nn.Module | None, optimizer: Optimizer
 ) -> None:
-    """Undo `pack`. The optimiser's rates are not stored: they follow from the step."""
-    method.load_state_dict(select(tensors, "method."))
-    if ema is not None:
-        ema.load_state_dict(select(tensors, "ema."))
+    """Undo `pack`, however the parameters are sharded now.
+
+    The optimiser's rates are not stored: they follow from the step.
+    """
+    _load(method, select(tensors, "method."))
+    if average is not None:
+        _load(average, select(tensors, "ema."))
+    parameters = [value for group in optimizer.param_groups for value in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in select(tensors, "optimizer.").items():
         number, _, key = name.partition(".")
+        value = sharded_like(value, parameters[int(number)])
         state.setdefault(int(number), {})[key] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _load(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    own = module.state_dict()
+    module.load_state_dict(
+        {name: sharded_like(value, own.get(name, value)) for name, value in tensors.items()}
+    )
+
+
+def not_finite(tensors: dict[str, Tensor]) -> str | None:
+    """The name of a tensor that holds NaN or infinity, if one does."""
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            return name
+    return None
 
 
 def select(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -126,14 +164,15 @@ def _states(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.name, reverse=True)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _verified(path: Path) -> dict[str, Any]:
+    """The facts of a state, once both files are known to be what was written."""
     expected = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    if set(expected) != {TENSORS, FACTS}:
+    if not isinstance(expected, dict) or set(expected) != {TENSORS, FACTS}:
         raise ValueError(f"{MANIFEST} does not name the state's files")
     for name, digest in expected.items():
         if sha256(path / name) != digest:
             raise ValueError(f"{name} is not what was written")
-    return load_file(path / TENSORS), json.loads((path / FACTS).read_text(encoding="utf-8"))
+    return json.loads((path / FACTS).read_text(encoding="utf-8"))
 
 
 def _alone(value: Tensor) -> Tensor:
@@ -141,8 +180,8 @@ def _alone(value: Tensor) -> Tensor:
     return value.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
-def _bits() -> dict[str, Any]:
-    """What the last bits of a sum depend on, apart from the numbers."""
+def bits() -> dict[str, Any]:
+    """What the last bits of a sum depend on, apart from the numbers and the processes."""
     return {"threads": torch.get_num_threads(), "torch": torch.__version__}
 
 

@@ -16,6 +16,7 @@ from audiossl import methods
 from audiossl.data import datasets, manifest
 from audiossl.data.loader import Clips, Windows
 from audiossl.data.manifest import Row
+from audiossl.engine.blocks import set_checkpointing
 from audiossl.errors import ModelError, RecipeError
 from audiossl.hub import ModelConfig
 from audiossl.model import Model, load
@@ -34,7 +35,7 @@ class Job:
     """Everything a run needs.
 
     weights: of balanced sampling, None without. bad: files found unreadable, and why. files: how
-    many there are in all. fingerprint: of the data.
+    many there are in all. fingerprint: of the data. processes: that work on it together.
     """
 
     recipe: Recipe
@@ -46,6 +47,13 @@ class Job:
     bad: list[tuple[str, str]] = field(default_factory=list)
     files: int = 0
     fingerprint: str = ""
+    processes: int = 1
+
+    @property
+    def clips(self) -> int:
+        """Draws of one update: the global batch."""
+        train = self.recipe.train
+        return train.batch_size * train.accumulate * self.processes
 
     @property
     def steps(self) -> int:
@@ -63,7 +71,7 @@ class Job:
 
     @property
     def _steps_an_epoch(self) -> float:
-        return len(self.train) / (self.recipe.train.batch_size * self.recipe.train.accumulate)
+        return len(self.train) / self.clips
 
 
 def seed_all(*numbers: int) -> None:
@@ -78,7 +86,7 @@ def seed_all(*numbers: int) -> None:
     random.seed(int(words[2]))
 
 
-def prepare(recipe: Recipe) -> Job:
+def prepare(recipe: Recipe, processes: int = 1) -> Job:
     """Build everything, seeded. Raises RecipeError, UsageError, ModelError or InputError."""
     module = methods.load(recipe.method)
     config = module.Config(**_shallow(recipe.config))
@@ -86,11 +94,15 @@ def prepare(recipe: Recipe) -> Job:
     train_rows, valid_rows = ([], []) if own_data else read_rows(recipe)
     seed_all(recipe.train.seed)
     model = build_model(recipe, train_rows)
+    if recipe.train.checkpointing:
+        set_checkpointing(model)
     method = module.Method(model, config)
     if own_data:
         train, valid = own_data(recipe, config, model)
-        return Job(recipe, model, method, train, valid)
-    return _with_clips(recipe, model, method, train_rows, valid_rows)
+        job = Job(recipe, model, method, train, valid)
+    else:
+        job = _with_clips(recipe, model, method, train_rows, valid_rows)
+    return dataclasses.replace(job, processes=processes)
 
 
 def read_rows(recipe: Recipe) -> tuple[list[Row], list[Row]]:

@@ -1,10 +1,12 @@
 """The run folder: what was asked, by which program, on which data.
 
 recipe.yaml      the resolved recipe: runs again as it is
-run.json         command, versions, threads, data fingerprint, parameters
+run.json         command, versions, machine, processes, data fingerprint, parameters
 metrics.jsonl    see log.py
+tensorboard/     the same numbers, with train.tracker: tensorboard
 checkpoints/     see checkpoint.py
 best/  last/     model folders
+not-finite-*     batches that were left out, by clip and seed
 """
 
 from __future__ import annotations
@@ -24,23 +26,33 @@ import torch
 import audiossl
 from audiossl import recipe as recipes
 from audiossl.atomic import atomic_write
-from audiossl.errors import AudiosslError, OutputError, UsageError
+from audiossl.engine.distributed import launcher, restarted
+from audiossl.engine.job import Job
+from audiossl.engine.step import Update
+from audiossl.errors import OutputError, UsageError
 from audiossl.model import parameters
 from audiossl.recipe import Recipe
 
 RECIPE, FACTS, METRICS, CHECKPOINTS = "recipe.yaml", "run.json", "metrics.jsonl", "checkpoints"
-BEST, LAST = "best", "last"
-MAY_CHANGE = {"out": None, "data": ("workers", "cache"), "train": ("keep_checkpoints",)}
+BEST, LAST, BOARD, BAD = "best", "last", "tensorboard", "not-finite-"
+# What decides no weight, or only their last bits.
+MAY_CHANGE = {
+    "out": None,
+    "data": ("workers", "cache"),
+    "train": ("keep_checkpoints", "max_bad_steps", "checkpointing", "parallel", "tracker"),
+}
 
 
-def open_run(folder: Path, recipe: Recipe, resume: bool, overwrite: bool) -> None:
+def open_run(
+    folder: Path, recipe: Recipe, resume: bool, overwrite: bool, processes: int = 1
+) -> None:
     """Make the run folder, or check that this recipe may go on in it.
 
     Raises UsageError when the folder holds another run, OutputError when it cannot be written.
     """
     there = (folder / RECIPE).exists()
     if there and resume:
-        _check_same(folder / RECIPE, recipe)
+        _check_same(folder, recipe, processes)
     elif there and overwrite:
         _clear(folder)
     elif folder.exists() and not folder.is_dir():
@@ -60,7 +72,7 @@ def open_run(folder: Path, recipe: Recipe, resume: bool, overwrite: bool) -> Non
         file.write(recipes.to_yaml(recipe).encode("utf-8"))
 
 
-def describe(folder: Path, model: torch.nn.Module, fingerprint: str, device: torch.device) -> None:
+def describe(folder: Path, job: Job, device: torch.device) -> None:
     """Write run.json."""
     facts = {
         "command": sys.argv,
@@ -68,13 +80,33 @@ def describe(folder: Path, model: torch.nn.Module, fingerprint: str, device: tor
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
+        "machine": platform.platform(),
         "device": str(device),
         "threads": torch.get_num_threads(),
-        "parameters": parameters(model),
-        "data": fingerprint,
+        "processes": job.processes,
+        "clips_an_update": job.clips,
+        "steps": job.steps,
+        "parameters": parameters(job.model),
+        "data": job.fingerprint,
+        "launcher": launcher(),
     }
     with atomic_write(folder / FACTS) as file:
         file.write((json.dumps(facts, indent=1) + "\n").encode("utf-8", "backslashreplace"))
+
+
+def is_resumed(folder: Path) -> bool:
+    """Whether torchrun has started this process anew to go on with the run that it had begun."""
+    there = (folder / FACTS).exists()
+    return restarted() and (not there or _facts(folder).get("launcher") == launcher())
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """run.json as far as it can be read: a run goes on without it."""
+    try:
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 @contextlib.contextmanager
@@ -104,30 +136,44 @@ def replaced(folder: Path) -> Iterator[Path]:
             old.rename(folder)
 
 
-def not_finite(
-    folder: Path, step: int, loss: float, norm: float, index: list[int]
-) -> AudiosslError:
-    """Name the batch of a diverged update in a file; the error that ends the run."""
-    path = folder / f"not-finite-{step:08d}.json"
-    facts = {"step": step, "loss": str(loss), "grad_norm": str(norm), "index": index}
+def note_bad(folder: Path, step: int, seed: int, update: Update) -> Path:
+    """Name the batches of an update that was left out in a file, with all it takes to redo it.
+
+    Pass number p was seeded by (seed, step, p).
+    """
+    path = folder / f"{BAD}{step:08d}.json"
+    passes = [
+        {"loss": str(one.values["loss"]), "weight": one.weight, "index": one.index}
+        for one in update.passes
+    ]
+    facts = {
+        "step": step,
+        "seed": seed,
+        "loss": str(update.means["loss"]),
+        "grad_norm": str(update.means["grad_norm"]),
+        "lr": update.rate,
+        "index": [index for one in update.passes for index in one.index],
+        "passes": passes,
+    }
     with atomic_write(path) as file:
         file.write(json.dumps(facts).encode("ascii"))
-    return AudiosslError(
-        f"step {step}: the loss is {loss} and the gradient's norm {norm}: training has diverged"
-        " (a lower train.lr, a longer train.warmup or train.clip may help); the batch is named in"
-        f" {path}, the last good state is kept",
-        code="not-finite",
-    )
+    return path
 
 
-def _check_same(path: Path, recipe: Recipe) -> None:
-    """--resume means the same run: what decides the weights must not have changed."""
-    old = _flat(_deciding(recipes.load(str(path))))
-    new = _flat(_deciding(recipe))
+def _check_same(folder: Path, recipe: Recipe, processes: int) -> None:
+    """--resume means the same run: what decides the weights must not have changed.
+
+    Passes may move between processes: accumulate x processes is what counts.
+    """
+    begun = recipes.load(str(folder / RECIPE))
+    old, new = _flat(_deciding(begun)), _flat(_deciding(recipe))
+    passes = begun.train.accumulate * int(_facts(folder).get("processes", 1))
+    if recipe.train.accumulate * processes == passes:
+        old["train.accumulate"] = new["train.accumulate"]
     for key in sorted({*old, *new}):
         if old.get(key) != new.get(key):
             raise UsageError(
-                f"recipe {key}: {new.get(key)!r}, but the run in {path.parent} was begun with"
+                f"recipe {key}: {new.get(key)!r}, but the run in {folder} was begun with"
                 f" {old.get(key)!r}: give it back, or start anew with --out"
             )
 
@@ -154,7 +200,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _clear(folder: Path) -> None:
     """Remove what a run writes, and nothing else."""
-    for name in (CHECKPOINTS, BEST, LAST):
+    for name in (CHECKPOINTS, BEST, LAST, BOARD):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (RECIPE, FACTS, METRICS):
-        (folder / name).unlink(missing_ok=True)
+    for path in (folder / METRICS, *folder.glob(f"{BAD}*.json"), folder / FACTS, folder / RECIPE):
+        path.unlink(missing_ok=True)

@@ -8,6 +8,8 @@ import time
 from types import FrameType
 from typing import Any
 
+from audiossl.engine.distributed import Team
+
 
 class Stop:
     """Context: `reason` is not None once the run should end. Only the main thread gets signals.
@@ -19,6 +21,7 @@ class Stop:
     def __init__(self, seconds: float | None = None) -> None:
         self.deadline = None if seconds is None else time.monotonic() + seconds
         self.number: int | None = None
+        self.reason: str | None = None  # as agreed
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
@@ -36,12 +39,17 @@ class Stop:
             raise KeyboardInterrupt
         self.number = number
 
-    @property
-    def reason(self) -> str | None:
-        if self.number is not None:
-            return signal.Signals(self.number).name
+    def agree(self, team: Team) -> str | None:
+        """Why the run should end, None if it should go on. What one is asked to, all do."""
         late = self.deadline is not None and time.monotonic() >= self.deadline
-        return "time limit" if late else None
+        asked = team.gather((self.number, late))
+        numbers = [number for number, _ in asked if number is not None]
+        if numbers:
+            self.number = numbers[0]
+            self.reason = signal.Signals(numbers[0]).name
+        elif any(late for _, late in asked):
+            self.reason = "time limit"
+        return self.reason
 
     def leave(self) -> None:
         """After the context: pass the signal on to whoever handled it before."""

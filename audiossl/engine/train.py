@@ -20,46 +20,39 @@
 Exactness. Each forward pass seeds all generators from (seed, step, pass); the order of clips and
 each clip's draws come from (seed, epoch, position). So the whole state of a run is: weights, moving
 average, optimiser, step, number of draws used, best value, and the sums since the last log line.
-One process is one stream of draws; several would take turns in the same stream.
+Several processes take turns in the one stream of draws and number their passes across all of them:
+R processes that accumulate a passes do what one does that accumulates R x a.
+
+What that asks of a method: where "weight" is 0, the loss must still be a number; `loss` changes
+buffers in place (of several processes' the first one's are kept, but for batch norm, whose
+statistics are put together); `after_step` sees the method itself and is seeded alike in all
+processes, with train.parallel: fsdp it sees shards and may treat parameters only elementwise.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from audiossl.data.loader import SKIPPED, Skips, Stream, train_loader
-from audiossl.engine import checkpoint, run
-from audiossl.engine.job import Job, prepare, seed_all
-from audiossl.engine.log import Metrics, Silent, Watch
-from audiossl.engine.optim import Ema, build_optimizer, schedule, set_learning_rate
+from audiossl.data.loader import Skips, Stream, train_loader
+from audiossl.engine import run
+from audiossl.engine.distributed import Team, join
+from audiossl.engine.job import Job, prepare
+from audiossl.engine.log import Board, Metrics, Silent, Watch, check_tracker
 from audiossl.engine.signals import Stop
-from audiossl.engine.validate import evaluate, to_device
-from audiossl.errors import RecipeError
-from audiossl.model import save_model
+from audiossl.engine.state import Progress, State
+from audiossl.engine.step import Step, Update
+from audiossl.engine.validate import evaluate
+from audiossl.errors import AudiosslError, RecipeError
 from audiossl.recipe import Recipe
 
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 SMALLER_IS_BETTER = ("loss", "ece", "top_ece")
-
-
-@dataclass
-class Progress:
-    """Where a run stands, apart from its tensors; plain numbers, exact in JSON."""
-
-    step: int = 0  # updates done
-    drawn: int = 0  # items used
-    best: float | None = None
-    best_step: int = 0
-    sums: dict[str, float] = field(default_factory=dict)  # since the last log line
-    count: int = 0
-    last: dict[str, float] = field(default_factory=dict)  # of the newest evaluation
 
 
 @dataclass(frozen=True)
@@ -83,147 +76,171 @@ def fit(
     overwrite: bool = False,
     watch: Watch | None = None,
 ) -> Result:
-    """Train by `recipe` into its run folder `recipe.out`.
+    """Train by `recipe` into its run folder `recipe.out`, with the other processes if there are.
 
     max_steps: end after so many updates (the schedule stays that of the recipe). time_limit: end,
-    saved, after so many seconds. resume: go on from the newest whole checkpoint in the folder.
-    SIGINT and SIGTERM end the run, saved, after the update at work.
+    saved, after so many seconds. resume: go on from the newest whole checkpoint in the folder, as a
+    process that torchrun has restarted does anyway.
+    SIGINT, SIGTERM and SIGUSR1 end the run, saved, after the update at work.
     Raises RecipeError, UsageError, ModelError, InputError or OutputError; AudiosslError with code
-    "not-finite" when the loss is no number any more.
+    "not-finite" when the loss is no number any more, "process-lost" when another process died.
     """
     if recipe.train.threads is not None:
         torch.set_num_threads(recipe.train.threads)
-    job = prepare(recipe)
-    folder = Path(recipe.out)
-    run.open_run(folder, recipe, resume, overwrite)
-    loop = Loop(job, folder, torch.device(device), watch or Silent())
-    run.describe(folder, job.model, job.fingerprint, loop.device)
-    if resume:
-        loop.restore()
-    with Stop(time_limit) as stop:
-        loop.run(stop, max_steps)
+    check_tracker(recipe.train.tracker)
+    stop = Stop(time_limit)
+    with join(device) as team:
+        watch = watch if watch is not None and team.leads else Silent()
+        result = _fit(recipe, team, stop, watch, max_steps, resume, overwrite)
     stop.leave()
+    return result
+
+
+def _fit(
+    recipe: Recipe,
+    team: Team,
+    stop: Stop,
+    watch: Watch,
+    max_steps: int | None,
+    resume: bool,
+    overwrite: bool,
+) -> Result:
+    folder = Path(recipe.out)
+    job = prepare(recipe, team.size)
+    resume = team.first(lambda: resume or run.is_resumed(folder))
+
+    def begin() -> None:
+        run.open_run(folder, recipe, resume, overwrite, team.size)
+        run.describe(folder, job, team.device)
+
+    team.first(begin)
+    loop = Loop(job, folder, team, watch)
+    if resume:
+        loop.resume()
+    with stop:
+        loop.run(stop, max_steps)
     progress = loop.progress
     ended = stop.reason if progress.step < loop.steps else None
     return Result(folder, progress.step, progress.last, progress.best_step, ended)
 
 
 class Loop:
-    """One run in one process."""
+    """One run, in one of its processes."""
 
-    def __init__(self, job: Job, folder: Path, device: torch.device, watch: Watch) -> None:
-        self.job, self.folder, self.device, self.watch = job, folder, device, watch
-        self.train = train = job.recipe.train
-        self.method = job.method.to(device)
+    def __init__(self, job: Job, folder: Path, team: Team, watch: Watch) -> None:
+        self.job, self.folder, self.team, self.watch = job, folder, team, watch
+        self.train, self.method = job.recipe.train, job.method
         self.steps, self.eval_every = job.steps, job.eval_every
-        self.optimizer = build_optimizer(self.method.named_parameters(), train)
-        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.rate = schedule(train, self.steps)
-        self.ema = Ema(self.method.model, train.ema) if train.ema else None
-        self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
+        self.step = Step(job, team)
+        self.state = State(job, self.step, folder, watch.say)
         self.metrics = Metrics(folder / run.METRICS)
-        self.progress = Progress()
         self.skips = Skips(job.recipe.data.max_bad_fraction, job.files, watch.say)
+
+    @property
+    def progress(self) -> Progress:
+        return self.state.progress
+
+    def resume(self) -> None:
+        """Go on from the newest whole state; without one, from the beginning."""
+        self.state.restore()
+        self.team.first(lambda: self.metrics.cut_after(self.progress.step))
 
     def run(self, stop: Stop, max_steps: int | None = None) -> None:
         """Updates until the end, `max_steps` or a wish to stop; then everything is saved."""
         progress, last = self.progress, min(self.steps, max_steps or self.steps)
-        self.skips.note(self.job.bad)
-        batches = iter(self._batches()) if progress.step < last else iter(())
+        self.team.first(lambda: self.skips.note(self.job.bad))
+        batches = self._batches() if progress.step < last else iter(())
         self.watch.begin(self.job.recipe.name, last, progress.step)
-        saved = progress.step
         try:
-            self.method.train()
-            while progress.step < last:
-                self._update(batches)
-                if progress.step % self.eval_every == 0 or progress.step == self.steps:
-                    self._evaluate()
-                    self.save()
-                    saved = progress.step
-                if stop.reason:
-                    self.watch.say(f"{stop.reason}: saving after step {progress.step}")
-                    break
-            if saved != progress.step:
-                self.save()
+            with self._tracked():
+                self._run(stop, batches, last)
         finally:
             self.watch.end()
 
-    def _batches(self) -> Any:
-        data, train = self.job.recipe.data, self.train
+    def _run(self, stop: Stop, batches: Iterator[dict[str, Any]], last: int) -> None:
+        progress = self.progress
+        saved = progress.step
+        self.method.train()
+        while progress.step < last:
+            self._update(batches)
+            if progress.step % self.eval_every == 0 or progress.step == self.steps:
+                self._evaluate()
+                self.state.save()
+                saved = progress.step
+            if stop.agree(self.team):
+                self.watch.say(f"{stop.reason}: saving after step {progress.step}")
+                break
+        if saved != progress.step:
+            self.state.save()
+
+    def _tracked(self) -> Any:
+        if self.train.tracker is None or not self.team.leads:
+            return contextlib.nullcontext()
+        board = Board(self.folder / run.BOARD, self.progress.step)
+        self.metrics.boards.append(board)
+        return contextlib.closing(board)
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        data, train, team = self.job.recipe.data, self.train, self.team
         stream = Stream(
-            len(self.job.train), train.batch_size, train.seed, self.progress.drawn, self.job.weights
-        )
+            len(self.job.train), train.batch_size, train.seed, self.progress.drawn,
+            self.job.weights, team.rank, team.size,
+        )  # fmt: skip
         return train_loader(self.job.train, stream, data.workers)
 
-    def _update(self, batches: Any) -> None:
-        """One update of the weights from `accumulate` forward passes."""
-        progress, train = self.progress, self.train
-        rate = self.rate(progress.step)
-        set_learning_rate(self.optimizer, rate)
-        sums: dict[str, float] = {}
-        first = total = 0.0
-        index: list[int] = []
-        for part in range(train.accumulate):
-            batch = self._next(batches)
-            index += batch["index"].tolist() if "index" in batch else []
-            seed_all(train.seed, progress.step, part)
-            loss, values = self._loss(batch)
-            weight = float(values.pop("weight", 1.0))
-            first = first or weight
-            total += weight
-            if weight:
-                # Relative to the first pass: one pass alone is then not scaled at all.
-                self.scaler.scale(loss * (weight / first)).backward()
-            for name, value in {"loss": loss.detach(), **values}.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * weight
-        means = {name: value / (total or 1.0) for name, value in sums.items()}
-        norm = self._apply(first / total if total else 1.0, means["loss"], index)
-        progress.step += 1
-        progress.drawn += train.batch_size * train.accumulate
-        self._log({**means, "grad_norm": norm}, rate)
-
-    def _next(self, batches: Any) -> dict[str, Any]:
-        batch = next(batches)
-        self.skips.note(batch.pop(SKIPPED, ()))
-        return to_device(batch, self.device)
-
-    def _loss(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        precision = AUTOCAST[self.train.precision]
-        with torch.autocast(self.device.type, precision, enabled=precision is not None):
-            loss, values = self.method.loss(batch)
-        return loss, dict(values)
-
-    def _apply(self, scale: float, loss: float, index: list[int]) -> float:
-        """Step the optimiser on the gradients times `scale`; their norm before clipping."""
-        self.scaler.unscale_(self.optimizer)
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        if scale != 1.0:
-            for gradient in gradients:
-                gradient.mul_(scale)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.train.clip or math.inf))
-        # fp16 overflows by design: its scaler then leaves the update out and lowers itself.
-        if not math.isfinite(loss) or not (math.isfinite(norm) or self.scaler.is_enabled()):
-            raise run.not_finite(self.folder, self.progress.step, loss, norm, index)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        if hasattr(self.method, "after_step"):
-            self.method.after_step(self.progress.step)
-        if self.ema is not None:
-            self.ema.update(self.method.model)
-        return norm
-
-    def _log(self, values: dict[str, float], rate: float) -> None:
+    def _update(self, batches: Iterator[dict[str, Any]]) -> None:
         progress = self.progress
-        for name, value in values.items():
-            progress.sums[name] = progress.sums.get(name, 0.0) + value
-        progress.count += 1
-        clips = self.train.batch_size * self.train.accumulate
-        self.watch.step(progress.step, {"loss": values["loss"], "lr": rate}, clips)
+        update = self.step.update(batches, progress.step)
+        if update.skipped:
+            self.team.first(lambda: self.skips.note(update.skipped))
+        if update.done:
+            progress.bad = 0
+            progress.count += 1
+            for name, value in update.means.items():
+                progress.sums[name] = progress.sums.get(name, 0.0) + value
+        else:
+            progress.bad, progress.left_out = progress.bad + 1, progress.left_out + 1
+            self.team.first(lambda: self._left_out(update))
+        progress.step += 1
+        progress.drawn += self.job.clips
+        self.watch.step(
+            progress.step, {"loss": update.means["loss"], "lr": update.rate}, self.job.clips
+        )
         if progress.step % self.train.log_every == 0 or progress.step == self.steps:
-            means = {name: total / progress.count for name, total in progress.sums.items()}
-            self.metrics.add({**self._place(), "lr": rate, **means})
-            progress.sums, progress.count = {}, 0
+            self._log(update.rate)
+
+    def _left_out(self, update: Update) -> None:
+        """Say which update was left out, and where its batches are named. Raises AudiosslError
+        when it is one too many."""
+        progress, limit = self.progress, self.train.max_bad_steps
+        path = run.note_bad(self.folder, progress.step, self.train.seed, update)
+        what = (
+            f"step {progress.step}: the loss is {update.means['loss']} and the gradient's norm"
+            f" {update.means['grad_norm']}"
+        )
+        if progress.bad < limit:
+            self.watch.say(
+                f"warning: {what}: left out ({progress.bad} in a row, {limit} end the run);"
+                f" its batches are named in {path}"
+            )
+            return
+        raise AudiosslError(
+            f"{what}, after {progress.bad - 1} like it: training has diverged (a lower train.lr, a"
+            " longer train.warmup or train.clip may help); the batches are named in"
+            f" {path.parent}/{run.BAD}*, the last good state is kept",
+            code="not-finite",
+        )
+
+    def _log(self, rate: float) -> None:
+        """A line of means since the last one; updates that were left out are only counted."""
+        progress = self.progress
+        means = {name: total / progress.count for name, total in progress.sums.items()}
+        line = {**self._place(), "lr": rate, **means, "left_out": progress.left_out}
+        self._add(line)
+        progress.sums, progress.count = {}, 0
+
+    def _add(self, line: dict[str, Any]) -> None:
+        self.team.first(lambda: self.metrics.add(line))
 
     def _place(self) -> dict[str, Any]:
         epoch = self.progress.drawn / len(self.job.train)
@@ -234,17 +251,17 @@ class Loop:
         if self.job.valid is None:
             return
         train, workers = self.train, self.job.recipe.data.workers
-        with self._kept_weights():
+        with self.state.kept_weights():
             values, bad = evaluate(
-                self.method, self.job.valid, train.batch_size, train.seed, self.device, workers
+                self.method, self.job.valid, train.batch_size, train.seed, self.team, workers
             )
-            self.skips.note(bad)
+            self.team.first(lambda: self.skips.note(bad))
             self.progress.last = values
-            self.metrics.add({**self._place(), **{f"valid_{n}": v for n, v in values.items()}})
+            self._add({**self._place(), **{f"valid_{n}": v for n, v in values.items()}})
             shown = " ".join(f"{name} {value:.4f}" for name, value in values.items())
             self.watch.say(f"step {self.progress.step}: {shown}")
             if self._is_best(values):
-                self._save_model(run.BEST)
+                self.state.save_model(run.BEST)
 
     def _is_best(self, values: dict[str, float]) -> bool:
         monitor = self.train.monitor or ("map" if "map" in values else "loss")
@@ -256,41 +273,3 @@ class Loop:
             return False
         self.progress.best, self.progress.best_step = value, self.progress.step
         return True
-
-    def save(self) -> None:
-        """The state to go on from, and the model as it is (as `best` too, if none is judged)."""
-        if self.job.valid is None:
-            self.progress.best_step = self.progress.step
-        tensors = checkpoint.pack(self.method, self.ema, self.optimizer)
-        facts = {"progress": vars(self.progress), "scaler": self.scaler.state_dict()}
-        states = self.folder / run.CHECKPOINTS
-        newest = checkpoint.write(states, self.progress.step, tensors, facts)
-        checkpoint.prune(states, newest, self.train.keep_checkpoints)
-        with self._kept_weights():
-            self._save_model(run.LAST)
-            if self.job.valid is None:
-                self._save_model(run.BEST)
-
-    def _save_model(self, name: str) -> None:
-        model = self.method.model
-        model.config.training["step"] = self.progress.step
-        with run.replaced(self.folder / name) as folder:
-            save_model(model, folder)
-
-    def restore(self) -> None:
-        """Go on from the newest whole state, if there is one."""
-        found = checkpoint.read_newest(self.folder / run.CHECKPOINTS, self.watch.say)
-        if found is None:
-            self.watch.say("no checkpoint to go on from: this is the beginning")
-        else:
-            tensors, facts = found
-            checkpoint.unpack(tensors, self.method, self.ema, self.optimizer)
-            self.scaler.load_state_dict(facts["scaler"])
-            self.progress = Progress(**facts["progress"])
-        self.metrics.cut_after(self.progress.step)
-
-    def _kept_weights(self) -> Any:
-        """Context in which the method's model has the weights that are kept."""
-        if self.ema is None:
-            return contextlib.nullcontext()
-        return self.ema.applied_to(self.method.model)
