@@ -110,6 +110,7 @@ def test_every_architecture_loads(name: str, tmp_path: Path) -> None:
         "dscnn": CONFIG["architecture"],
         "ast": SMALL_VIT,
         "passt": SMALL_VIT,
+        "ssamba": {"dim": 16, "depth": 2, "mel": 16, "frames": 64},
         "ssast": SMALL_VIT,
         "vit": SMALL_VIT,
     }.get(name, {})

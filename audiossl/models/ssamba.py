@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -54,7 +54,7 @@ class Direction(nn.Module):
         self.conv = nn.Conv1d(width, width, kernel, groups=width)  # holds the weights
         self.x_proj = nn.Linear(width, sum(self.sizes), bias=False)
         self.dt_proj = nn.Linear(rank, width)
-        self.A_log = nn.Parameter(torch.arange(1.0, states + 1).log().repeat(width, 1))
+        self.A_log = nn.Parameter(torch.empty(width, states))
         self.D = nn.Parameter(torch.ones(width))
         self._initialise(rank)
 
@@ -70,10 +70,14 @@ class Direction(nn.Module):
 
     @torch.no_grad()
     def _initialise(self, rank: int) -> None:
+        if self.A_log.is_meta:  # nothing to fill, and torch would spend a second finding that out
+            return
+        states = self.A_log.shape[1]
+        self.A_log.copy_(torch.tensor([math.log(n) for n in range(1, states + 1)]))
         nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
         low, high = (math.log(seconds) for seconds in STEP_SECONDS)
-        step = torch.empty_like(self.dt_proj.bias).uniform_(low, high).exp()
-        self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # softplus's inverse
+        step = nn.init.uniform_(self.dt_proj.bias, low, high).exp_()
+        step.expm1_().log_()  # softplus's inverse
 
 
 class Mixer(nn.Module):
@@ -114,7 +118,7 @@ class SSAMBA(nn.Module):
 
     size: "tiny", "small" or "base" gives dim, which may be given itself; depth: of blocks, even.
     mel, frames: size of the spectrogram the position table is made for; other numbers of frames are
-        taken too (`fit` says how the table follows; `refit` makes the change lasting).
+        taken too (`fit` says how the table follows; `adopt` makes the change lasting).
     patch, stride: (frequency, time), in mel bands and frames; stride None = patches side by side.
     pooling: "patches", the mean of the patch tokens, or "cls", the class token.
     states, expand, kernel: of Mamba: state size, width of the mixer over dim, taps of the
@@ -227,20 +231,26 @@ class SSAMBA(nn.Module):
         """(rows, columns) of patches in a spectrogram of `frames` frames; ValueError on 0."""
         return self.patch_embed.grid(frames)
 
-    def refit(
-        self, frames: int, stride: Sequence[int] | None = None, ssast_bug: bool = False
-    ) -> None:
-        """Change the number of frames and the (frequency, time) stride, keeping what is learned.
+    def adopt(self, other: SSAMBA) -> None:
+        """Take the weights of an encoder that was built with other arguments.
 
-        `ssast_bug`: see `patches.resize_table`; SSAMBA's code has it from SSAST's.
+        The position table follows to this one's frames and stride as `fit` says, which is how
+        SSAMBA goes from pretraining to a task of another length with overlapping patches. Raises
+        ValueError naming what does not fit.
         """
-        old = self.grid(self.frames)
-        self.frames = frames
-        if stride is not None:
-            self.patch_embed.restride(stride)
-        new = self.grid(frames)
-        table = resize_tail(self.pos_embed, self.class_tokens, old, new, self.fit, ssast_bug)
-        self.pos_embed = nn.Parameter(table.detach())
+        theirs = dict(other.state_dict())
+        old, new = other.grid(other.frames), self.grid(self.frames)
+        theirs["pos_embed"] = resize_tail(
+            theirs["pos_embed"], self.class_tokens, old, new, self.fit
+        )
+        own = self.state_dict()
+        wrong = {
+            name for name in theirs.keys() | own.keys() if _shape(theirs, name) != _shape(own, name)
+        }
+        if wrong:
+            some = ", ".join(sorted(wrong)[:3])
+            raise ValueError(f"{len(wrong)} tensors do not fit the weights there are: {some}")
+        self.load_state_dict(theirs)
 
     def _pair(self, index: int, hidden: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         ahead, ahead_residual = self.blocks[index](hidden, residual, False)
@@ -254,7 +264,13 @@ class SSAMBA(nn.Module):
             nn.init.trunc_normal_(table, std=0.02)
         for module in self.modules():  # the more blocks add to the residual, the less each (GPT-2)
             if isinstance(module, Mixer):
-                module.out_proj.weight /= math.sqrt(len(self.blocks))
+                weight = module.out_proj.weight
+                bound = (weight.shape[1] * len(self.blocks)) ** -0.5
+                nn.init.uniform_(weight, -bound, bound)
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str) -> torch.Size | None:
+    return tensors[name].shape if name in tensors else None
 
 
 build = SSAMBA
