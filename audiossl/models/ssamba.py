@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -118,7 +118,7 @@ class SSAMBA(nn.Module):
 
     size: "tiny", "small" or "base" gives dim, which may be given itself; depth: of blocks, even.
     mel, frames: size of the spectrogram the position table is made for; other numbers of frames are
-        taken too (`fit` says how the table follows; `adopt` makes the change lasting).
+        taken too (`fit` says how the table follows; `refit` makes the change lasting).
     patch, stride: (frequency, time), in mel bands and frames; stride None = patches side by side.
     pooling: "patches", the mean of the patch tokens, or "cls", the class token.
     states, expand, kernel: of Mamba: state size, width of the mixer over dim, taps of the
@@ -231,26 +231,20 @@ class SSAMBA(nn.Module):
         """(rows, columns) of patches in a spectrogram of `frames` frames; ValueError on 0."""
         return self.patch_embed.grid(frames)
 
-    def adopt(self, other: SSAMBA) -> None:
-        """Take the weights of an encoder that was built with other arguments.
+    def refit(
+        self, frames: int, stride: Sequence[int] | None = None, ssast_bug: bool = False
+    ) -> None:
+        """Change the number of frames and the (frequency, time) stride, keeping what is learned.
 
-        The position table follows to this one's frames and stride as `fit` says, which is how
-        SSAMBA goes from pretraining to a task of another length with overlapping patches. Raises
-        ValueError naming what does not fit.
+        `ssast_bug`: see `patches.resize_table`; SSAMBA's code has it from SSAST's.
         """
-        theirs = dict(other.state_dict())
-        old, new = other.grid(other.frames), self.grid(self.frames)
-        theirs["pos_embed"] = resize_tail(
-            theirs["pos_embed"], self.class_tokens, old, new, self.fit
-        )
-        own = self.state_dict()
-        wrong = {
-            name for name in theirs.keys() | own.keys() if _shape(theirs, name) != _shape(own, name)
-        }
-        if wrong:
-            some = ", ".join(sorted(wrong)[:3])
-            raise ValueError(f"{len(wrong)} tensors do not fit the weights there are: {some}")
-        self.load_state_dict(theirs)
+        old = self.grid(self.frames)
+        self.frames = frames
+        if stride is not None:
+            self.patch_embed.restride(stride)
+        new = self.grid(frames)
+        table = resize_tail(self.pos_embed, self.class_tokens, old, new, self.fit, ssast_bug)
+        self.pos_embed = nn.Parameter(table.detach())
 
     def _pair(self, index: int, hidden: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         ahead, ahead_residual = self.blocks[index](hidden, residual, False)
@@ -267,10 +261,6 @@ class SSAMBA(nn.Module):
                 weight = module.out_proj.weight
                 bound = (weight.shape[1] * len(self.blocks)) ** -0.5
                 nn.init.uniform_(weight, -bound, bound)
-
-
-def _shape(tensors: Mapping[str, Tensor], name: str) -> torch.Size | None:
-    return tensors[name].shape if name in tensors else None
 
 
 build = SSAMBA
