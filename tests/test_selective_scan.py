@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from audiossl.kernels import native
 from audiossl.kernels import selective_scan as kernel
 from audiossl.kernels.selective_scan import causal_conv_silu, selective_scan
 
@@ -77,9 +78,12 @@ def slow(
     return torch.stack(y, 1) if y else torch.zeros_like(u), h
 
 
-@pytest.fixture(params=["torch"])
-def path(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=["torch", *native.LANES])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each way of doing the work in turn."""
+    monkeypatch.setenv(native.SWITCH, request.param)
+    if request.param not in ("torch", native.instructions()):
+        pytest.skip("not built here, or not for this processor")
     return request.param
 
 

@@ -8,7 +8,8 @@ Gu & Dao 2023 (arXiv:2312.00752), equations 2a, 2b and 4, with A discretised by 
 B by Euler's rule, as their code does. Tokens come before channels here, which is how the linear
 layers around the scan leave them, and `reverse` runs from the last token to the first.
 
-On a CUDA device mamba-ssm's kernel does the work where it is installed; elsewhere torch_scan.py.
+What does the work: on a CPU native.py's compiled kernel where it was built, for float32 and less;
+on a CUDA device mamba-ssm's where it is installed; otherwise torch_scan.py.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from audiossl.kernels import torch_scan
+from audiossl.kernels import native, torch_scan
 
 
 class Inputs(NamedTuple):
@@ -67,7 +68,14 @@ def selective_scan(
     given = Inputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, state)
     _check(given)
     kernel = mamba_kernel() if u.is_cuda and state is None and u.shape[1] else None
-    y, last = _mamba(given, kernel) if kernel else _torch(given)
+    if kernel is not None:
+        y, last = _mamba(given, kernel)
+    elif _is_native(u):
+        tensors = u, delta, A, B, C, D, z, delta_bias, state
+        singles = [None if value is None else value.float() for value in tensors]
+        y, last = native.scan(singles, delta_softplus, reverse)
+    else:
+        y, last = _torch(given)
     return y.to(u.dtype), last
 
 
@@ -77,6 +85,8 @@ def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool =
     x: (batch, tokens, channels). weight: (channels, width). bias: (channels,). With `reverse` back
     means towards later tokens. Beyond the ends x is 0. -> (batch, tokens, channels)
     """
+    if _is_native(x):
+        return native.causal_conv_silu(x.float(), weight.float(), bias.float(), reverse).to(x.dtype)
     width, tokens = weight.shape[1], x.shape[1]
     padded = F.pad(x, (0, 0, 0, width - 1) if reverse else (0, 0, width - 1, 0))
     taps = weight.flip(1) if reverse else weight
@@ -84,6 +94,10 @@ def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool =
     for k in range(width):
         y = torch.addcmul(y, padded[:, k : k + tokens], taps[:, k])
     return F.silu(y)
+
+
+def _is_native(value: Tensor) -> bool:
+    return value.device.type == "cpu" and value.dtype != torch.float64 and bool(native.library())
 
 
 @functools.cache
