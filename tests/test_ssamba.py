@@ -255,7 +255,7 @@ def test_stride_and_length_of_fine_tuned_files(stride, frames):
     assert (architecture["stride"], architecture["frames"]) == ([stride, stride], frames)
     assert head is not None
     assert (head["activation"], head["labels"][0]) == ("sigmoid", "Speech")
-    assert done.config.frontend == {"preset": "ssamba", "frames": frames}
+    assert done.config.frontend == {"preset": "ssamba", "mels": 128, "frames": frames}
 
 
 def test_one_label_a_clip_unless_it_is_audioset():

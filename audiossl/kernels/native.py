@@ -11,10 +11,12 @@ channels on at most torch's own number of threads.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.util
 import math
+import mmap
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -47,13 +49,21 @@ def _structure(*fields: str) -> Any:
 
 
 _Scan = _structure(
-    "n:batch tokens channels states softplus accumulate",
-    "rows:u delta B C z y",
+    "n:batch tokens channels states softplus",
+    "rows:u delta B C z more y",
     "p:A D bias first last saved",
 )
 _ScanGradient = _structure("rows:dy du ddelta dz", "p:dB dC dA dD dbias dlast dfirst")
 _Conv = _structure("n:batch tokens channels taps before", "rows:x y", "p:weight bias")
 _ConvGradient = _structure("rows:dy dx", "p:dweight dbias")
+_Mixer = _structure(
+    "n:batch tokens dim channels states rank taps accumulate",
+    "rows:in out",
+    "p:in_proj out_proj",
+    *(f"p:{way}_{name}" for way in ("ahead", "back")
+      for name in ("conv_weight", "conv_bias", "x_proj", "dt_proj", "dt_bias", "A", "D")),
+    "p:scratch",
+)  # fmt: skip
 
 
 def library() -> ctypes.CDLL | None:
@@ -79,6 +89,62 @@ def scan(tensors: Sequence[Tensor | None], softplus: bool, reverse: bool) -> tup
 def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
     """`selective_scan.causal_conv_silu` for float32 tensors on a CPU."""
     return _ConvFunction.apply(x, weight, bias, reverse)  # type: ignore[return-value]
+
+
+class Scratch:
+    """Memory that calls of `mix` share: as much as the largest of them has asked for.
+
+    In large pages where there are any: the rows of a tile lie in as many small ones, and looking up
+    their addresses costs a seventh of the time.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = torch.empty(0)
+
+    def take(self, count: int) -> Tensor:
+        """At least `count` float32 numbers."""
+        if len(self._numbers) < count:
+            block = mmap.mmap(-1, 4 * count)
+            with contextlib.suppress(AttributeError, OSError):  # not Linux, or not allowed
+                block.madvise(mmap.MADV_HUGEPAGE)
+            self._numbers = torch.frombuffer(block, dtype=torch.float32)
+        return self._numbers
+
+
+def mix(
+    tokens: Tensor,
+    in_proj: Tensor,
+    out_proj: Tensor,
+    ahead: Sequence[Tensor],
+    back: Sequence[Tensor],
+    scratch: Scratch,
+    out: Tensor | None = None,
+) -> Tensor:
+    """A whole bidirectional mixer (see models/ssamba.py), without gradients, in float32.
+
+    tokens: (batch, tokens, dim). in_proj: (2 width, dim). out_proj: (dim, width). ahead, back: of
+    each direction the weight (width, taps) and bias (width,) of the convolution, x_proj (rank + 2
+    states, width), dt_proj's weight (width, rank) and bias, A (width, states), D (width,).
+    out: is added to where it is given, else new: (batch, tokens, dim).
+    """
+    batch, length, dim = tokens.shape
+    width, taps = ahead[0].shape
+    states, rank = ahead[5].shape[1], ahead[3].shape[1]
+    result = tokens.new_empty(tokens.shape) if out is None else out
+    threads = torch.get_num_threads()
+    room = scratch.take(max(1, threads // 2) * length * 3 * width)
+    tokens = _readable(tokens)
+    weights = [value.contiguous() for value in (in_proj, out_proj, *ahead, *back)]
+    mixer = _Mixer(
+        *(batch, length, dim, width, states, rank, taps, int(out is not None)),
+        *(_rows(value, False) for value in (tokens, result)),
+        *(value.data_ptr() for value in (*weights, room)),
+    )
+    found = library()
+    assert found is not None
+    if found.audiossl_mix(ctypes.byref(mixer), threads, _most()):
+        raise MemoryError("audiossl_mix: no memory left")
+    return result
 
 
 class _ScanFunction(torch.autograd.Function):
@@ -156,8 +222,8 @@ def _scan(
 ) -> Any:
     u, delta, A, B, C, D, z, bias, state = tensors
     return _Scan(
-        *(*u.shape, A.shape[1], int(softplus), 0),
-        *(_rows(value, reverse) for value in (u, delta, B, C, z, y)),
+        *(*u.shape, A.shape[1], int(softplus)),
+        *(_rows(value, reverse) for value in (u, delta, B, C, z, None, y)),
         *(_pointer(value) for value in (A, D, bias, state, last, saved)),
     )
 
@@ -224,6 +290,7 @@ def _load() -> ctypes.CDLL | None:
         found = ctypes.CDLL(spec.origin)
         number, pointer = ctypes.c_int64, ctypes.c_void_p
         found.audiossl_lanes.argtypes = [number]
+        found.audiossl_mix.argtypes = [pointer, number, number]
         for name in ("scan", "conv"):
             forward = getattr(found, f"audiossl_{name}")
             backward = getattr(found, f"audiossl_{name}_backward")

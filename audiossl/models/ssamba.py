@@ -269,6 +269,7 @@ build = SSAMBA
 # --- published layouts ----------------------------------------------------------------------------
 
 AUDIOSET_CLASSES = 527
+MEL = 128
 FRAMES = (1024, 512, 128)  # input lengths of the paper's tasks
 STRIDES = (16, 10)  # pretraining, fine-tuning
 
@@ -281,7 +282,7 @@ def _pretrained_config(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _fine_tuned_config(checkpoint: Checkpoint) -> dict[str, Any]:
     """These files say neither stride nor length; the number of positions does."""
-    sizes = _sizes(checkpoint)
+    sizes = {**_sizes(checkpoint), "mel": MEL}
     given = {**sizes, **checkpoint.overrides.get("architecture", {})}
     patches = checkpoint.tensors["v.pos_embed"].shape[1] - SSAMBA.class_tokens
     classes = len(checkpoint.tensors["mlp_head.1.weight"])
@@ -316,7 +317,7 @@ def _whole(checkpoint: Checkpoint, name: str) -> int:
 def _stride_and_frames(patches: int, given: dict[str, Any]) -> dict[str, Any]:
     if "stride" in given and "frames" in given:
         return {key: given[key] for key in ("stride", "frames")}
-    (height, width), mel = given["patch"], given.get("mel", 128)
+    (height, width), mel = given["patch"], given["mel"]
     for stride in STRIDES:
         for frames in FRAMES:
             if patches == ((mel - height) // stride + 1) * ((frames - width) // stride + 1):
@@ -329,7 +330,11 @@ def _stride_and_frames(patches: int, given: dict[str, Any]) -> dict[str, Any]:
 def _fields(architecture: dict[str, Any], head: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "architecture": architecture,
-        "frontend": {"preset": "ssamba", "frames": architecture["frames"]},
+        "frontend": {
+            "preset": "ssamba",
+            "mels": architecture["mel"],
+            "frames": architecture["frames"],
+        },
         "head": head,
         "task": "tag" if head else "embed",
         "window_seconds": round(architecture["frames"] * FRAME_SECONDS, 2),
