@@ -1,0 +1,1 @@
+"""Experiments at a size for a CPU (benchmarks/pretraining.py runs them)."""
