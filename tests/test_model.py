@@ -112,6 +112,7 @@ def test_every_architecture_loads(name: str, tmp_path: Path) -> None:
         "audio_mae": SMALL_VIT,
         "bird_mae": SMALL_VIT,
         "passt": SMALL_VIT,
+        "ssamba": {"dim": 16, "depth": 2, "mel": 16, "frames": 64},
         "ssast": SMALL_VIT,
         "vit": SMALL_VIT,
     }.get(name, {})

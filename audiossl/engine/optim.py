@@ -16,7 +16,7 @@ from audiossl.sections import TrainSection
 
 BLOCK = re.compile(r"(?:^|\.)(?:blocks|layers)\.(\d+)\.")
 STEM = ("patch_embed", "pos_embed", "_token", "mask_embed", "stem")  # parts of names before block 0
-NO_DECAY = ("pos_embed", "_token", "mask_embed", "_pos_embed")  # ends of names
+NO_DECAY = ("pos_embed", "_token", "mask_embed", "A_log")  # ends of names
 EMA_RAMP = 10  # updates: the average follows fast at first
 
 
