@@ -51,7 +51,19 @@ def _machine() -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cores": str(os.cpu_count()),
         "devices": ", ".join(_devices()),
+        "selective scan": _scan(),
     }
+
+
+def _scan() -> str:
+    """What SSAMBA computes with on a CPU."""
+    try:
+        from audiossl.kernels import native
+    except ImportError:
+        return "none: torch does not import"
+    if native.library() is not None:
+        return f"compiled ({native.instructions()})"
+    return f"torch, many times slower: no C++ compiler at install, or {native.SWITCH}=torch"
 
 
 def _devices() -> list[str]:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from audiossl import diagnosis
+from audiossl.errors import UsageError
 from audiossl.kernels import native
 from audiossl.kernels import selective_scan as kernel
 from audiossl.kernels.selective_scan import causal_conv_silu, selective_scan
@@ -137,6 +139,68 @@ def test_what_may_be_left_out(absent: tuple[str, ...], softplus: bool) -> None:
     expected = slow(**values)
     for got, wanted in zip(selective_scan(**as_type(values, torch.float32)), expected, strict=True):
         torch.testing.assert_close(got.double(), wanted, rtol=0, atol=FORWARD)
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize(("batch", "threads"), [(1, 2), (1, 3), (3, 2)])
+def test_threads_change_nothing_but_the_order_of_sums(batch: int, threads: int) -> None:
+    """Enough work for several threads; 40 channels fill no whole number of vectors."""
+    if native.library() is None:
+        pytest.skip("torch's own business")
+    values = as_type(inputs(batch, 900, 40, 16), torch.float32)
+    assert batch * 900 * 40 * 16 > native.ALONE
+    before, results = torch.get_num_threads(), []
+    try:
+        for count in (1, threads):
+            torch.set_num_threads(count)
+            given = as_type(values, torch.float32, grad=True)
+            y, state = selective_scan(**given)
+            (y.sum() + state.sum()).backward()
+            results.append([y, state, *(given[name].grad for name in ("A", "B", "D", *ORDERED))])
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(*results, strict=True):
+        assert (one - other).abs().max() <= 2e-6 * one.abs().max()
+
+
+@pytest.mark.usefixtures("path")
+def test_what_is_no_number_is_not_lost() -> None:
+    values = as_type(inputs(1, 20, 8, 4), torch.float32)
+    for name in ("u", "delta", "B", "C", "z"):
+        broken = {**values, name: values[name].clone()}
+        broken[name][0, 7, 1] = float("nan")
+        assert not selective_scan(**broken)[0].isfinite().all(), name
+
+
+def test_the_switch_names_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(native.SWITCH, "sse9")
+    values = as_type(inputs(1, 2, 3, 4), torch.float32)
+    if native.library() is None:
+        pytest.skip("the compiled kernel is not built here")
+    with pytest.raises(UsageError, match="AUDIOSSL_SCAN=sse9: expected torch, portable, avx2"):
+        selective_scan(**values)
+    monkeypatch.setenv(native.SWITCH, "torch")
+    assert (native.library(), native.instructions()) == (None, "")
+
+
+def test_doctor_names_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(native.SWITCH, "torch")
+    assert diagnosis.facts()["machine"]["selective scan"].startswith("torch")
+    monkeypatch.setenv(native.SWITCH, "portable")
+    if native.library() is not None:
+        assert diagnosis.facts()["machine"]["selective scan"] == "compiled (portable)"
+
+
+def test_a_library_that_does_not_load_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Built for another machine, gone, or something else of that name."""
+    native._load.cache_clear()
+    for name in ("audiossl.kernels._no_such", "audiossl.kernels.native", "_heapq"):
+        monkeypatch.setattr(native, "NAME", name)
+        native._load.cache_clear()
+        assert native.library() is None, name
+        values = as_type(inputs(1, 2, 3, 4), torch.float32)
+        assert selective_scan(**values)[0].isfinite().all()
+    native._load.cache_clear()
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -17,6 +17,7 @@ from audiossl import convert, models
 from audiossl import model as model_folders
 from audiossl.data.masking import ssast_masks
 from audiossl.errors import ModelError
+from audiossl.kernels import native
 from audiossl.layout import Checkpoint
 from audiossl.methods.ssamba import Config, Method
 from audiossl.methods.ssast import JointObjective
@@ -97,8 +98,9 @@ def fine_tuned(reference, pretrained, tmp_path_factory):
 # --- stored outputs -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [TINY, FULL])
-def test_the_released_layout(name, tmp_path):
+@pytest.mark.parametrize(("name", "scan"), [(TINY, "torch"), (TINY, "avx512"), (FULL, "avx512")])
+def test_the_released_layout(name, scan, tmp_path, monkeypatch):
+    monkeypatch.setenv(native.SWITCH, scan)
     facts, stored, tensors = released(name)
     model = converted(tensors, tmp_path, "ssamba_tiny_400.pth")
     config = model.config
@@ -388,6 +390,63 @@ def test_tokens_equal_the_definition(clean):
     torch.testing.assert_close(encoder.embed(spectrogram()), tokens[:, 1:].mean(1))
     cls = ssamba(clean=clean, pooling="cls")
     assert torch.equal(cls.embed(spectrogram()), cls(spectrogram())[:, 0])
+
+
+@pytest.fixture(params=list(native.LANES))
+def compiled(request, monkeypatch):
+    """The library with each set of instructions that the processor has."""
+    monkeypatch.setenv(native.SWITCH, request.param)
+    if native.instructions() != request.param:
+        pytest.skip("not built here, or not for this processor")
+    return request.param
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("frames", [16, 80, 560])  # 2, 10, 70 patches
+@pytest.mark.parametrize(
+    "sizes", [{"dim": 40, "states": 17}, {"dim": 8, "states": 3, "kernel": 3}, {"clean": True}]
+)
+@torch.no_grad()
+def test_inference_in_one_go_equals_the_layers(sizes, frames, batch, monkeypatch):
+    """Also for widths that fill no register, and lengths that fill no chunk."""
+    encoder = ssamba(**sizes).float()
+    spec = spectrogram(frames, batch).float()
+    quick = encoder(spec)
+    monkeypatch.setattr(native, "can_mix", lambda tokens: False)
+    torch.testing.assert_close(quick, encoder(spec), rtol=0, atol=1e-5)
+
+
+@pytest.mark.usefixtures("compiled")
+@torch.no_grad()
+def test_threads_change_nothing():
+    encoder = ssamba(dim=96).float()
+    spec = spectrogram(1600, 3).float()
+    before = torch.get_num_threads()
+    try:
+        tokens = []
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            tokens.append(encoder(spec))
+    finally:
+        torch.set_num_threads(before)
+    # torch's own layers, here the patches and norms, may differ in the last bit
+    torch.testing.assert_close(tokens[1], tokens[0], rtol=0, atol=2e-6)
+    torch.testing.assert_close(tokens[2], tokens[0], rtol=0, atol=2e-6)
+
+
+def test_only_plain_inference_is_done_in_one_go(monkeypatch):
+    monkeypatch.delenv(native.SWITCH, raising=False)
+    tokens = torch.zeros(1, 2, 3)
+    built = native.library() is not None
+    assert not native.can_mix(tokens)  # gradients are wanted
+    with torch.no_grad():
+        assert native.can_mix(tokens) == built
+        assert not native.can_mix(tokens.double())
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not native.can_mix(tokens)
+        monkeypatch.setenv(native.SWITCH, "torch")
+        assert not native.can_mix(tokens)
 
 
 @torch.no_grad()

@@ -91,6 +91,13 @@ def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> 
     return _ConvFunction.apply(x, weight, bias, reverse)  # type: ignore[return-value]
 
 
+def can_mix(tokens: Tensor) -> bool:
+    """Whether `mix` can do the work: no gradient is wanted, and these are its kind of numbers."""
+    plain = tokens.device.type == "cpu" and tokens.dtype == torch.float32
+    wanted = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
+    return plain and not wanted and library() is not None
+
+
 class Scratch:
     """Memory that calls of `mix` share: as much as the largest of them has asked for.
 
@@ -131,7 +138,7 @@ def mix(
     width, taps = ahead[0].shape
     states, rank = ahead[5].shape[1], ahead[3].shape[1]
     result = tokens.new_empty(tokens.shape) if out is None else out
-    threads = torch.get_num_threads()
+    threads = torch.get_num_threads() if batch * length * width * states >= ALONE else 1
     room = scratch.take(max(1, threads // 2) * length * 3 * width)
     tokens = _readable(tokens)
     weights = [value.contiguous() for value in (in_proj, out_proj, *ahead, *back)]

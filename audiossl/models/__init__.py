@@ -24,7 +24,7 @@ from audiossl.errors import ModelError
 if TYPE_CHECKING:
     from torch import nn
 
-NOT_ARCHITECTURES = {"decoders", "layers", "patches"}
+NOT_ARCHITECTURES = {"decoders", "layers", "mamba", "patches"}
 
 
 def names() -> list[str]:

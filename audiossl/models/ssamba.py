@@ -22,80 +22,25 @@ Mamba State Space Model", SLT 2024 (arXiv:2405.11831); Zhu et al., "Vision Mamba
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from audiossl.errors import ModelError
-from audiossl.kernels.selective_scan import causal_conv_silu, selective_scan
+from audiossl.kernels import native
 from audiossl.layout import Checkpoint, Layout, Published
 from audiossl.models.layers import DropPath
+from audiossl.models.mamba import Mixer
 from audiossl.models.patches import Fit, PatchEmbed, resize_table, resize_tail
 
 Pooling = Literal["cls", "patches"]
 
 SIZES = {"tiny": 192, "small": 384, "base": 768}  # dim
-STEP_SECONDS = (1e-3, 1e-1)  # softplus(bias of dt_proj) at the start: Mamba, section 3.6
 FRAME_SECONDS = 0.01
-
-
-class Direction(nn.Module):
-    """What a mixer does in one direction: convolution, input-dependent delta, B and C, scan."""
-
-    def __init__(self, width: int, rank: int, states: int, kernel: int) -> None:
-        super().__init__()
-        self.sizes = [rank, states, states]
-        self.conv = nn.Conv1d(width, width, kernel, groups=width)  # holds the weights
-        self.x_proj = nn.Linear(width, sum(self.sizes), bias=False)
-        self.dt_proj = nn.Linear(rank, width)
-        self.A_log = nn.Parameter(torch.empty(width, states))
-        self.D = nn.Parameter(torch.ones(width))
-        self._initialise(rank)
-
-    def forward(self, x: Tensor, z: Tensor, reverse: bool) -> Tensor:
-        """x, z: (batch, tokens, width) -> (batch, tokens, width)."""
-        taps, offset = self.conv.weight.squeeze(1), self.conv.bias
-        u = causal_conv_silu(x, taps, offset, reverse=reverse)  # type: ignore[arg-type]
-        delta, B, C = self.x_proj(u).split(self.sizes, dim=-1)
-        delta = F.linear(delta, self.dt_proj.weight)  # its bias is added in the scan
-        A = -self.A_log.float().exp()
-        bias = self.dt_proj.bias
-        return selective_scan(u, delta, A, B, C, self.D, z, bias, True, reverse=reverse)[0]
-
-    @torch.no_grad()
-    def _initialise(self, rank: int) -> None:
-        if self.A_log.is_meta:  # nothing to fill, and torch would spend a second finding that out
-            return
-        states = self.A_log.shape[1]
-        self.A_log.copy_(torch.tensor([math.log(n) for n in range(1, states + 1)]))
-        nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
-        low, high = (math.log(seconds) for seconds in STEP_SECONDS)
-        step = nn.init.uniform_(self.dt_proj.bias, low, high).exp_()
-        step.expm1_().log_()  # softplus's inverse
-
-
-class Mixer(nn.Module):
-    """Vision Mamba's bidirectional mixer over tokens (batch, tokens, dim)."""
-
-    def __init__(self, dim: int, states: int, expand: int, kernel: int) -> None:
-        super().__init__()
-        width, rank = expand * dim, math.ceil(dim / 16)
-        self.in_proj = nn.Linear(dim, 2 * width, bias=False)
-        self.ahead = Direction(width, rank, states, kernel)
-        self.back = Direction(width, rank, states, kernel)
-        self.out_proj = nn.Linear(width, dim, bias=False)
-
-    def forward(self, tokens: Tensor, reverse: bool = False) -> Tensor:
-        """With `reverse`, as if the tokens stood in reverse order, but in and out as they stand."""
-        x, z = self.in_proj(tokens).chunk(2, dim=-1)
-        y = self.ahead(x, z, reverse) + self.back(x, z, not reverse)
-        return self.out_proj(y / 2)
 
 
 class Block(nn.Module):
@@ -209,16 +154,9 @@ class SSAMBA(nn.Module):
         `normalise=False`, the sum of the residual and the last blocks' output.
         """
         front = self.cls_token + self.pos_embed[:, : self.class_tokens]
-        hidden = torch.cat([front.expand(len(tokens), -1, -1), tokens], dim=1)
-        residual = torch.zeros_like(hidden)
-        for index in range(0, len(self.blocks), 2):
-            if self.checkpointing and self.training:
-                hidden, residual = checkpoint(  # type: ignore[misc]
-                    self._pair, index, hidden, residual, use_reentrant=False
-                )
-            else:
-                hidden, residual = self._pair(index, hidden, residual)
-        x = residual + self.drop_path(hidden)
+        x = torch.cat([front.expand(len(tokens), -1, -1), tokens], dim=1)
+        quick = not self.training and native.can_mix(x)
+        x = self._infer(x) if quick else self._learn(x)
         if not normalise:
             return x
         return self.norm(x) if self.clean else self.norm(self.norm(x))
@@ -246,11 +184,41 @@ class SSAMBA(nn.Module):
         table = resize_tail(self.pos_embed, self.class_tokens, old, new, self.fit, ssast_bug)
         self.pos_embed = nn.Parameter(table.detach())
 
-    def _pair(self, index: int, hidden: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-        ahead, ahead_residual = self.blocks[index](hidden, residual, False)
-        back, back_residual = self.blocks[index + 1](hidden, residual, True)
-        residual = ahead_residual + back_residual
-        return ahead + back, residual / 2 if self.clean else residual
+    def _learn(self, hidden: Tensor) -> Tensor:
+        """All blocks: the sum before the final norm, (batch, tokens, dim)."""
+        residual = torch.zeros_like(hidden)
+        for pair in self._pairs():
+            if self.checkpointing and self.training:
+                hidden, residual = checkpoint(  # type: ignore[misc]
+                    self._pair, *pair, hidden, residual, use_reentrant=False
+                )
+            else:
+                hidden, residual = self._pair(*pair, hidden, residual)
+        return residual + self.drop_path(hidden)
+
+    def _infer(self, residual: Tensor) -> Tensor:
+        """The same without gradients and drop path, where both residuals of a pair are equal.
+
+        Overwrites `residual`.
+        """
+        scratch, weight = native.Scratch(), 1 if self.clean else 2
+        for ahead, back in self._pairs():
+            hidden = ahead.mixer.infer(ahead.norm(residual), False, scratch)
+            back.mixer.infer(back.norm(residual), True, scratch, out=hidden)
+            torch.add(hidden, residual, alpha=weight, out=residual)
+        return residual
+
+    def _pairs(self) -> list[tuple[Block, Block]]:
+        blocks: list[Any] = list(self.blocks)
+        return list(zip(blocks[::2], blocks[1::2], strict=True))
+
+    def _pair(
+        self, ahead: Block, back: Block, hidden: Tensor, residual: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        hidden_ahead, residual_ahead = ahead(hidden, residual, False)
+        hidden_back, residual_back = back(hidden, residual, True)
+        residual = residual_ahead + residual_back
+        return hidden_ahead + hidden_back, residual / 2 if self.clean else residual
 
     @torch.no_grad()
     def _initialise(self) -> None:
