@@ -20,6 +20,8 @@ PARTS = (
     ("av", "m4a, aac and the sound of videos", "pip install 'audiossl-toolkit[video]'"),
     ("matplotlib", "pictures: tag --plot", "pip install 'audiossl-toolkit[plot]'"),
     ("webdataset", "shards: tar files of clips", "pip install 'audiossl-toolkit[webdataset]'"),
+    ("pyarrow", "embeddings as parquet", "pip install 'audiossl-toolkit[parquet]'"),
+    ("tensorboard", "curves of training", "pip install 'audiossl-toolkit[tensorboard]'"),
     ("datasets", "BirdSet", "pip install 'audiossl-toolkit[birdset]'"),
     ("librosa", "comparison in benchmarks", "pip install 'audiossl-toolkit[librosa]'"),
     ("torchaudio", "comparison in benchmarks", "pip install 'audiossl-toolkit[torchaudio]'"),
