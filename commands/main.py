@@ -20,6 +20,7 @@ from audiossl import errors
 # Name -> one line of help. A test compares the names with the files of this folder.
 COMMANDS = {
     "tag": "Say what sounds are in recordings.",
+    "probe": "Say how good a model's features are for your classes.",
     "finetune": "Train a model on labelled recordings, by a recipe.",
     "pretrain": "Train an encoder without labels, by a recipe.",
     "models": "List, show and check models.",

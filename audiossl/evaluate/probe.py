@@ -27,12 +27,12 @@ from audiossl.evaluate import fewshot, metrics, probes, protocol
 from audiossl.evaluate.estimates import estimates
 from audiossl.evaluate.features import Extractor, extract
 from audiossl.evaluate.intervals import bootstrap_weights, interval
+from audiossl.evaluate.probe_record import ProbeRecord
 from audiossl.evaluate.probes import Goal, Settings
 from audiossl.evaluate.protocol import Split
 from audiossl.evaluate.tokens import Tokens
 from audiossl.model import Model, load
 
-DIGITS = 4  # of a mean and its interval
 SEEDS = 5  # where chance decides which clips train: few shots, held-out groups
 FITS_AT_ONCE = 8  # each holds a batch of tokens
 UNSEEN = -1.0  # score of a class without a training clip: below every probability
@@ -68,42 +68,6 @@ class Options:
     task: str = "auto"
     standardise: bool = True
     settings: Settings = field(default_factory=Settings)
-
-
-@dataclass(frozen=True)
-class ProbeRecord:
-    """One metric of one probe: its mean over folds and seeds with a 95 % interval.
-
-    shots: clips a class, None for all. folds: test sets. clips: tested in all. protocol: what the
-    folds are.
-    """
-
-    data: str
-    probe: str
-    shots: int | None
-    metric: str
-    mean: float
-    ci95: tuple[float, float]
-    seeds: int
-    folds: int
-    clips: int
-    protocol: str
-    model: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "data": self.data,
-            "probe": self.probe,
-            "shots": self.shots,
-            "metric": self.metric,
-            "mean": round(self.mean, DIGITS),
-            "ci95": [round(end, DIGITS) for end in self.ci95],
-            "seeds": self.seeds,
-            "folds": self.folds,
-            "clips": self.clips,
-            "protocol": self.protocol,
-            "model": self.model,
-        }
 
 
 @dataclass(frozen=True)
@@ -151,10 +115,6 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         self.labels = manifest.labels_of(self.rows)
-        if len(self.labels) < 2:
-            raise UsageError(
-                f"{self.data}: the rows name {len(self.labels)} labels, two are needed"
-            )
         self.targets = manifest.targets(self.rows, self.labels)
         self.single = is_single(self.rows, self.options.task)
         self.protocol = protocol.choose(self.rows, self.options.protocol)
@@ -162,12 +122,16 @@ class Evaluation:
 
     def check(self) -> None:
         """Find what is wrong with rows and options before any work. Raises UsageError."""
+        count = len(self.labels)
+        if count < 2:
+            raise UsageError(f"{self.data}: {count} labels in its rows, a probe needs two")
         self._splits(seed=1)
         if {None} != set(self.options.shots) and not self.allowed.any():
             raise UsageError(f"rule {self.options.rule}: no recording is short enough")
 
     def results(self) -> Iterator[Result]:
         """One a probe and number of shots, as soon as it is done. Raises UsageError."""
+        self.check()  # again: some rows may have been lost
         for name in self.options.probes:
             for shots in self.options.shots:
                 units = self._units(name, shots)
@@ -341,11 +305,16 @@ def opened(
         )
 
 
-def read_data(data: str | Path | Sequence[Row]) -> tuple[str, Sequence[Row]]:
-    """Its name, and its rows. Raises UsageError."""
+def read_data(
+    data: str | Path | Sequence[Row], root: str | None = None
+) -> tuple[str, Sequence[Row]]:
+    """Its name, and its rows. root: folder that a manifest's paths begin at, default its own.
+
+    Raises UsageError.
+    """
     if not isinstance(data, str | Path):
         return "rows", data
-    return str(data), manifest.read(data)
+    return str(data), manifest.read(data, root)
 
 
 def is_single(rows: Sequence[Row], task: str = "auto") -> bool:

@@ -46,13 +46,14 @@ class Settings:
     """What can be set of the probes; each file says what it uses.
 
     k, temperature: of knn. l2: strength for linear and ridge, None: chosen by validation inside the
-    training side. epochs, batch_size: of what is trained by gradient. prototypes: a class.
+    training side. epochs, batch_size: of what is trained by gradient; epochs None: as many as
+    gradient.py says. prototypes: a class.
     """
 
     k: int = 10
     temperature: float = 0.07
     l2: float | None = None
-    epochs: int = 50
+    epochs: int | None = None
     batch_size: int = 64
     prototypes: int = 20
 

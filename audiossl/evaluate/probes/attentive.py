@@ -5,14 +5,17 @@ LayerNorm; linear (Bird-MAE's attentive pooling, public code, after AIM, El-Noub
 windows of a clip are attended to at once. AdamW 1e-3 with weight decay 3e-4, the loop of
 gradient.py. Cross-entropy for one label a clip, the asymmetric loss for several. Uses `epochs` and
 `batch_size`.
-Heads: of 64 dimensions, or the next number that divides the tokens.
+Heads: of 64 dimensions, or of the next larger number that divides the tokens' (Bird-MAE takes the
+encoder's heads). Tokens are those after the encoder's final norm (Bird-MAE: before it).
+
+With a single query neither keys nor values need be made: q . (K x) is (K^T q) . x, and the weighted
+mean of V x is V times the weighted mean of x. The same numbers for a fraction of the work.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiossl.evaluate.probes import Goal, Predict, Scores, Settings, gradient
@@ -36,18 +39,19 @@ class AttentivePooling(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """mask: (batch, tokens), True where a token counts."""
-        query = self.cls_token.expand(len(tokens), -1, -1)
-        q, k, v = (
-            part.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (batch, heads, tokens, dim/heads)
-            for part in (query, self.k(tokens), self.v(tokens))
-        )
-        allowed = None if mask is None else mask[:, None, None, :]
-        pooled = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
-        return pooled.transpose(1, 2).flatten(1)
+        shape = (self.heads, -1)
+        query = self.cls_token.flatten().unflatten(0, shape)  # (heads, dim / heads)
+        keys, values = (part.weight.unflatten(0, shape) for part in (self.k, self.v))
+        asked = torch.einsum("hd,hdc->hc", query, keys) / query.shape[1] ** 0.5  # (heads, dim)
+        scores = tokens @ asked.T  # (batch, tokens, heads)
+        if mask is not None:
+            scores = scores.masked_fill(~mask[..., None], -torch.inf)
+        heard = scores.softmax(1).transpose(1, 2) @ tokens  # (batch, heads, dim)
+        return torch.einsum("bhc,hdc->bhd", heard, values).flatten(1)
 
 
 def heads_for(dim: int) -> int:
-    """The largest number of heads of at least HEAD_DIM dimensions that divides `dim`."""
+    """The largest number of heads of at least HEAD_DIM dimensions that divides `dim`, or 1."""
     return next(count for count in range(max(1, dim // HEAD_DIM), 0, -1) if dim % count == 0)
 
 

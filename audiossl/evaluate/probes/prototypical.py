@@ -40,6 +40,7 @@ EPSILON_CHANNELS = 2
 SLACK = 1.01  # the cosine's divisor, which keeps it below 1
 UPSAMPLING = 2
 BIAS = -2.0
+LEAST = 200  # updates: prototypes have a long way to go from their first values
 PROTOTYPE_RATE, PROTOTYPE_DECAY = 0.04, 3e-4
 LAST_LAYER_RATE, LAST_LAYER_DECAY = 3e-4, 1e-4
 
@@ -151,7 +152,7 @@ def fit(
         {"params": [net.prototype_vectors], "lr": PROTOTYPE_RATE, "weight_decay": PROTOTYPE_DECAY},
         {"params": last, "lr": LAST_LAYER_RATE, "weight_decay": LAST_LAYER_DECAY},
     ]
-    gradient.train(loss, groups, len(features), settings, seed)
+    gradient.train(loss, groups, len(features), settings, seed, LEAST)
 
     @torch.no_grad()
     def predict(asked: Tokens) -> Scores:
