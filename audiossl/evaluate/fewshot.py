@@ -19,6 +19,7 @@ from audiossl.data.manifest import Row
 from audiossl.errors import InputError, UsageError
 
 RULES = ("any", "lenient", "strict")
+SECONDARY = "ebird_code_secondary"  # BirdSet's column of further birds in a recording
 LENIENT_SECONDS, STRICT_SECONDS = 20.0, 5.0
 ROUNDING = 1e-3  # seconds: encoders pad
 
@@ -39,13 +40,11 @@ def eligible(rows: Sequence[Row], rule: str) -> NDArray[np.bool_]:
     for row in rows:
         if str(row.path) not in lengths:
             lengths[str(row.path)] = recording_seconds(row)
-    return np.array(
-        [
-            lengths[str(row.path)] <= limit + ROUNDING
-            and (rule == "strict" or len(row.labels) == 1)
-            for row in rows
-        ]
-    )
+    short = np.array([lengths[str(row.path)] <= limit + ROUNDING for row in rows], bool)
+    if rule == "strict":
+        return short
+    alone = [len(row.labels) == 1 and not row.extra.get(SECONDARY) for row in rows]
+    return short & np.array(alone, bool)
 
 
 def recording_seconds(row: Row) -> float:

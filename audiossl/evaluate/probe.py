@@ -9,6 +9,7 @@ training side, score the test side -> metrics with 95 % intervals, one record ea
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,8 @@ from audiossl.evaluate.probes import Goal, Settings
 from audiossl.evaluate.protocol import Split
 from audiossl.evaluate.tokens import Tokens
 from audiossl.model import Model, load
+
+log = logging.getLogger("audiossl")
 
 SEEDS = 5  # where chance decides which clips train: few shots, held-out groups
 FITS_AT_ONCE = 8  # each holds a batch of tokens
@@ -125,13 +128,15 @@ class Evaluation:
         count = len(self.labels)
         if count < 2:
             raise UsageError(f"{self.data}: {count} labels in its rows, a probe needs two")
-        self._splits(seed=1)
+        if lost := max(split.crossing for split in self._splits(seed=1)):
+            log.warning("warning: %d clips are not trained on: their group is tested", lost)
         if {None} != set(self.options.shots) and not self.allowed.any():
             raise UsageError(f"rule {self.options.rule}: no recording is short enough")
 
     def results(self) -> Iterator[Result]:
         """One a probe and number of shots, as soon as it is done. Raises UsageError."""
-        self.check()  # again: some rows may have been lost
+        if self.errors:
+            self.check()  # again, with the rows that are left
         for name in self.options.probes:
             for shots in self.options.shots:
                 units = self._units(name, shots)
