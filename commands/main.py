@@ -21,6 +21,7 @@ from audiossl import errors
 COMMANDS = {
     "tag": "Say what sounds are in recordings.",
     "embed": "Turn recordings into vectors: one a file, window or token.",
+    "probe": "Say how good a model's features are for your classes.",
     "finetune": "Train a model on labelled recordings, by a recipe.",
     "pretrain": "Train an encoder without labels, by a recipe.",
     "models": "List, show and check models.",

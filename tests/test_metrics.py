@@ -158,3 +158,45 @@ def test_tables_of_different_shapes_or_with_nan_are_refused() -> None:
         metrics.auroc(np.full((2, 3), np.nan), np.zeros((2, 3)))
     with pytest.raises(ValueError, match="macro, micro or samples"):
         metrics.mean_average_precision(np.zeros((2, 3)), np.zeros((2, 3)), "weighted")
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("ties", [False, True])
+def test_weights_count_a_clip_as_often_as_it_is_drawn(seed: int, ties: bool) -> None:
+    scores, targets = table(seed, ties)
+    targets[np.random.default_rng(seed).random(targets.shape) < 0.1] = -1
+    weights = np.random.default_rng(seed + 50).integers(0, 4, (5, len(scores)))
+    precision = metrics.average_precision(scores, targets, weights)
+    area = metrics.auroc(scores, targets, weights)
+    for i, counts in enumerate(weights):
+        drawn = np.repeat(np.arange(len(scores)), counts)
+        expected = metrics.average_precision(scores[drawn], targets[drawn])
+        np.testing.assert_allclose(precision[i], expected, atol=1e-12)
+        expected = metrics.auroc(scores[drawn], targets[drawn])
+        np.testing.assert_allclose(area[i], expected, atol=1e-12)
+
+
+def test_weights_that_leave_no_positive_leave_no_value() -> None:
+    scores, targets = np.array([[0.1], [0.9], [0.4]]), np.array([[1], [0], [0]])
+    weights = np.array([[0, 1, 1], [1, 0, 0], [1, 1, 1]])
+    precision = metrics.average_precision(scores, targets, weights)
+    area = metrics.auroc(scores, targets, weights)
+    np.testing.assert_array_equal(np.isnan(precision[:, 0]), [True, False, False])
+    np.testing.assert_array_equal(np.isnan(area[:, 0]), [True, True, False])
+    with pytest.raises(ValueError, match="weights"):
+        metrics.auroc(scores, targets, weights[:, :2])
+
+
+def test_many_weights_are_worked_through_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, targets = table(1, ties=True)
+    weights = np.random.default_rng(0).integers(0, 3, (11, len(scores)))
+    whole = metrics.average_precision(scores, targets, weights)
+    monkeypatch.setattr(metrics, "CHUNK", 150)
+    parts = metrics.average_precision(scores, targets, weights)
+    np.testing.assert_allclose(parts, whole, atol=1e-14)
+
+
+def test_hits_say_which_clips_were_right() -> None:
+    scores = np.array([[0.9, 0.1], [0.6, 0.4], [0.5, 0.5]])
+    found = metrics.hits(scores, [[1, 0], [0, 1], [0, 0]])
+    np.testing.assert_array_equal(found, [1, 0, np.nan])

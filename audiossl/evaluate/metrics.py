@@ -4,17 +4,22 @@ scores: (clips, classes) float, higher = more; targets: (clips, classes), 1 pres
 below 0 unknown: an unknown pair takes part in nothing. A class without a known positive (or, for
 auroc, without a known negative) has no value: NaN in the per-class functions, left out of means.
 Clips with equal scores stand at one threshold, as scikit-learn has it.
+
+weights: (replicates, clips), how often each clip counts in each resampling of the clips; the
+functions that take it give one value a replicate, the same as on clips repeated so often.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+CHUNK = 1 << 22  # weights worked on at once
 BINS = 15  # of the calibration error (Guo et al. 2017, arXiv 1706.04599)
 
 Array = NDArray[np.float64]
@@ -25,16 +30,28 @@ def accuracy(scores: ArrayLike, targets: ArrayLike, top: int = 1) -> float:
 
     Clips without a present label don't count. Among equal scores the first class wins.
     """
+    return _mean(hits(scores, targets, top))
+
+
+def hits(scores: ArrayLike, targets: ArrayLike, top: int = 1) -> Array:
+    """(clips,) 1 where one of a clip's labels is among its `top` scores, else 0; NaN without."""
     scores, targets = _arrays(scores, targets)
-    labelled = (targets > 0).any(1)
-    best = np.argsort(-scores[labelled], axis=1, kind="stable")[:, :top]
-    hits = np.take_along_axis(targets[labelled] > 0, best, axis=1).any(1)
-    return float(hits.mean()) if labelled.any() else math.nan
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+    hit = np.take_along_axis(targets > 0, best, axis=1).any(1)
+    return np.where((targets > 0).any(1), hit, np.nan)
 
 
-def average_precision(scores: ArrayLike, targets: ArrayLike) -> Array:
-    """(classes,) sum over thresholds of (recall gained) x precision; NaN without a positive."""
-    curve = _Curve(*_arrays(scores, targets))
+def average_precision(
+    scores: ArrayLike, targets: ArrayLike, weights: ArrayLike | None = None
+) -> Array:
+    """(classes,) or (replicates, classes): sum over thresholds of (recall gained) x precision.
+
+    NaN without a positive.
+    """
+    scores, targets = _arrays(scores, targets)
+    if weights is not None:
+        return _weighted(_weighted_precision, scores, targets, weights)
+    curve = _Curve(scores, targets)
     seen = np.maximum(curve.positives + curve.negatives, 1)
     gained = np.diff(curve.positives, axis=0, prepend=0)
     total = curve.positives[-1]
@@ -54,9 +71,12 @@ def mean_average_precision(scores: ArrayLike, targets: ArrayLike, average: str =
     return _mean(average_precision(scores, targets))
 
 
-def auroc(scores: ArrayLike, targets: ArrayLike) -> Array:
-    """(classes,) area under the ROC curve: ties count one half."""
-    curve = _Curve(*_arrays(scores, targets))
+def auroc(scores: ArrayLike, targets: ArrayLike, weights: ArrayLike | None = None) -> Array:
+    """(classes,) or (replicates, classes): area under the ROC curve, ties count one half."""
+    scores, targets = _arrays(scores, targets)
+    if weights is not None:
+        return _weighted(_weighted_area, scores, targets, weights)
+    curve = _Curve(scores, targets)
     gained = np.diff(curve.negatives, axis=0, prepend=0)
     before = np.concatenate([np.zeros_like(curve.positives[:1]), curve.positives[:-1]])
     area = (gained * (curve.positives + before) / 2).sum(0)
@@ -126,6 +146,44 @@ class _Curve:
         last_of_tie[:-1] = ranked[1:] != ranked[:-1]
         self.positives = _at_ends((labels > 0).cumsum(0), last_of_tie)
         self.negatives = _at_ends((labels == 0).cumsum(0), last_of_tie)
+
+
+def _weighted(
+    of_one_class: Callable[[Array, NDArray[np.bool_], Array], Array],
+    scores: Array,
+    targets: Array,
+    weights: ArrayLike,
+) -> Array:
+    """(replicates, classes), class by class: scores of the known clips from the highest."""
+    counts = np.asarray(weights)
+    if counts.ndim != 2 or counts.shape[1] != len(scores):
+        raise ValueError(f"expected weights (replicates, {len(scores)}), got {counts.shape}")
+    values = np.empty((len(counts), scores.shape[1]))
+    for i in range(scores.shape[1]):
+        known = np.flatnonzero(targets[:, i] >= 0)
+        order = known[np.argsort(-scores[known, i], kind="stable")]
+        ranked, present = scores[order, i], targets[order, i] > 0
+        for start in range(0, len(counts), step := max(1, CHUNK // max(1, len(order)))):
+            part = slice(start, start + step)
+            values[part, i] = of_one_class(ranked, present, counts[part, order].astype(np.float64))
+    return values
+
+
+def _weighted_precision(ranked: Array, present: NDArray[np.bool_], weights: Array) -> Array:
+    """(replicates,): each present clip's precision where its tie group ends, weighed."""
+    end = np.searchsorted(-ranked, -ranked, side="right") - 1
+    positives, seen = (weights * present).cumsum(1), weights.cumsum(1)
+    precision = _divide(positives[:, end], seen[:, end])
+    return _divide((weights * present * np.nan_to_num(precision)).sum(1), weights @ present)
+
+
+def _weighted_area(ranked: Array, present: NDArray[np.bool_], weights: Array) -> Array:
+    """(replicates,): for each absent clip the positives above it, those of its tie by half."""
+    end = np.searchsorted(-ranked, -ranked, side="right")
+    begin = np.searchsorted(-ranked, -ranked, side="left")
+    above = np.pad((weights * present).cumsum(1), ((0, 0), (1, 0)))
+    area = (weights * ~present * (above[:, end] + above[:, begin]) / 2).sum(1)
+    return _divide(area, (weights @ present) * (weights @ ~present))
 
 
 def _at_ends(counts: NDArray[np.int64], ends: NDArray[np.bool_]) -> Array:

@@ -1,0 +1,271 @@
+"""Frozen features of the clips of a manifest: one vector a clip, or all of an encoder's tokens.
+
+audio.stream -> windows of the model's own length -> frontend -> encoder, batch by batch. The vector
+is the mean of `encoder.embed` over a clip's windows. Tokens stay apart, window by window, in a file
+that is mapped into memory: a clip of 5 s through a ViT-B is 0.4 MB of float16, and no probe ever
+needs all of them at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from audiossl import audio, batch
+from audiossl.data.manifest import Row
+from audiossl.errors import InputError, OutputError
+from audiossl.evaluate import tokens as token_files
+from audiossl.evaluate.tokens import Tokens, TokenWriter
+from audiossl.model import Model
+
+KINDS = ("pooled", "tokens")
+POOLED, ERRORS = "pooled.npy", "errors.json"
+WINDOW_SECONDS = 10.0  # where a checkpoint names no window of its own
+BATCH_SIZE = 4  # windows that the network takes at a time
+AHEAD = 2  # batches that may be under way, a worker
+LARGEST = 65504.0  # of float16
+VERSION = 1  # of what is kept on disk
+
+Errors = dict[int, InputError]
+
+
+class Piece(NamedTuple):
+    """One window, (samples,), of the row at `place`."""
+
+    place: int
+    wave: NDArray[np.float32]
+
+
+class Encoded(NamedTuple):
+    """A window through the encoder: its vector (dim,), or tokens (tokens, dim) that lie in `grid`
+    (rows, columns)."""
+
+    place: int
+    values: NDArray[np.float32]
+    grid: tuple[int, int]
+
+
+@dataclass
+class Extractor:
+    """Runs a model over rows.
+
+    kind: "pooled" or "tokens". window: seconds, default the model's own; windows stand side by
+    side, and a rest of less than half a window is left out. jobs: threads; they change no result.
+    progress: is told the name of each file that has been read. errors: why rows gave nothing, by
+    their place.
+    """
+
+    model: Model
+    kind: str = "pooled"
+    window: float | None = None
+    batch_size: int = BATCH_SIZE
+    jobs: int = 1
+    progress: Callable[[str], None] = lambda _name: None
+    errors: Errors = field(default_factory=dict)
+
+    def encoded(self, rows: Sequence[Row]) -> Iterator[Encoded]:
+        """Window by window, in order. A row that cannot be read to its end goes to `errors`."""
+        on_cpu = next(self.model.parameters()).device.type == "cpu"
+        pending: deque[Future[list[Encoded]]] = deque()
+        with ThreadPoolExecutor(self.jobs if on_cpu else 1) as pool:
+            try:
+                for group in self._groups(rows):
+                    pending.append(pool.submit(self._encode, group))
+                    if len(pending) > AHEAD * self.jobs:
+                        yield from self._finite(pending.popleft().result())
+                while pending:
+                    yield from self._finite(pending.popleft().result())
+            finally:
+                for job in pending:
+                    job.cancel()
+
+    def _groups(self, rows: Sequence[Row]) -> Iterator[list[Piece]]:
+        """Up to a batch of pieces of one length, of one or of several files."""
+
+        def read(place: int) -> Iterator[Piece]:
+            return (Piece(place, wave) for wave in self._windows(rows[place]))
+
+        group: list[Piece] = []
+        for place, pieces in batch.ordered(read, range(len(rows)), self.jobs):
+            try:
+                for piece in pieces:
+                    if group and len(group[0].wave) != len(piece.wave):
+                        yield group
+                        group = []
+                    group.append(piece)
+                    if len(group) == self.batch_size:
+                        yield group
+                        group = []
+            except InputError as error:
+                self.errors[place] = error
+            self.progress(rows[place].path.name)
+        if group:
+            yield group
+
+    def _windows(self, row: Row) -> Iterator[NDArray[np.float32]]:
+        rate = self.model.rate
+        seconds = self.window or self.model.config.window_seconds or WINDOW_SECONDS
+        found = False
+        for window in audio.windows(clip_blocks(row, rate), rate, seconds):
+            if not found or len(window.wave) >= seconds * rate / 2:
+                yield window.wave
+            found = True
+        if not found:
+            raise InputError("no sample in this part of the file", code="empty")
+
+    @torch.inference_mode()
+    def _encode(self, group: list[Piece]) -> list[Encoded]:
+        encoder = self.model.encoder
+        wave = torch.from_numpy(np.stack([piece.wave for piece in group]))
+        spec = self.model.frontend(wave.to(next(encoder.parameters()).device))
+        if self.kind == "pooled":
+            values, grid = encoder.embed(spec), (0, 0)  # type: ignore[operator]
+        else:
+            values = encoder(spec)
+            grid = token_grid(encoder, spec.shape[-1], values.shape[1])
+        found = values.float().cpu().numpy()
+        return [Encoded(piece.place, found[i], grid) for i, piece in enumerate(group)]
+
+    def _finite(self, items: list[Encoded]) -> Iterator[Encoded]:
+        for item in items:
+            if np.isfinite(item.values).all():
+                yield item
+            else:
+                message = "the model's features of it are not finite numbers"
+                self.errors[item.place] = InputError(message, code="not-finite")
+
+
+def clip_blocks(row: Row, rate: int) -> Iterator[NDArray[np.float32]]:
+    """Blocks of samples at `rate` of a row, from its start to its end. Raises InputError."""
+    first = round((row.start or 0.0) * rate)
+    stop = None if row.end is None else round(row.end * rate)
+    seen = 0
+    with audio.stream(row.path, rate) as blocks:
+        for block in blocks:
+            last = len(block) if stop is None else max(0, stop - seen)
+            part = block[max(0, first - seen) : last]
+            seen += len(block)
+            if len(part):
+                yield part
+            if stop is not None and seen >= stop:
+                return
+
+
+def token_grid(encoder: nn.Module, frames: int, tokens: int) -> tuple[int, int]:
+    """(rows, columns) in which the encoder's patch tokens of `frames` frames lie.
+
+    An encoder that names no grid of so many tokens has them over time only: one row.
+    """
+    patches = tokens - class_tokens(encoder)
+    grid = getattr(encoder, "grid", None)
+    if grid is not None:
+        rows, columns = grid(frames)
+        if rows * columns == patches:
+            return rows, columns
+    return 1, patches
+
+
+def class_tokens(encoder: nn.Module) -> int:
+    """How many of an encoder's tokens, the first ones, stand for the whole window."""
+    return int(getattr(encoder, "class_tokens", 0))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Of `count` rows, without those in `errors`: pooled (clips, dim) float32, or tokens of as many
+    clips."""
+
+    count: int
+    errors: Errors
+    pooled: NDArray[np.float32] | None = None
+    tokens: Tokens | None = None
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """(clips,) the row of each clip."""
+        return np.array([place for place in range(self.count) if place not in self.errors], int)
+
+
+def extract(extractor: Extractor, rows: Sequence[Row], digest: str, folder: Path) -> Features:
+    """Features of `rows`, kept in `folder`, and taken from there when they are there already.
+
+    digest: of the model's weights; with it the files' names, sizes and dates and the windows decide
+    what is the same. Raises OutputError.
+    """
+    place = folder / f"{extractor.kind}-{_key(extractor, rows, digest)}"
+    try:
+        if not place.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".") as made:
+                _write(extractor, rows, Path(made, "whole"))
+                if not place.is_dir():  # another process may have been faster
+                    os.rename(Path(made, "whole"), place)
+        return load(place, len(rows))
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(f"cannot keep features in {folder}: {reason}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{place}: damaged features: remove this folder") from error
+
+
+def load(place: Path, count: int) -> Features:
+    """What `extract` has kept of `count` rows. Raises OSError, ValueError, KeyError, TypeError."""
+    said = json.loads((place / ERRORS).read_text())
+    errors = {int(row): InputError(message, code) for row, (code, message) in said.items()}
+    if (place / POOLED).exists():
+        return Features(count, errors, pooled=np.load(place / POOLED))
+    return Features(count, errors, tokens=token_files.load(place))
+
+
+def _write(extractor: Extractor, rows: Sequence[Row], folder: Path) -> None:
+    folder.mkdir()
+    if extractor.kind == "tokens":
+        _write_tokens(extractor, rows, folder)
+    else:
+        _write_pooled(extractor, rows, folder)
+    failed = {place: [error.code, error.message] for place, error in extractor.errors.items()}
+    (folder / ERRORS).write_text(json.dumps(failed))
+
+
+def _write_tokens(extractor: Extractor, rows: Sequence[Row], folder: Path) -> None:
+    with TokenWriter(folder) as writer:
+        for item in extractor.encoded(rows):
+            values = item.values.clip(-LARGEST, LARGEST).astype(np.float16)
+            writer.add(item.place, values, item.grid)
+        good = [place for place in range(len(rows)) if place not in extractor.errors]
+        writer.finish(good, class_tokens(extractor.model.encoder))
+
+
+def _write_pooled(extractor: Extractor, rows: Sequence[Row], folder: Path) -> None:
+    sums: dict[int, tuple[NDArray[np.float64], int]] = {}
+    for item in extractor.encoded(rows):
+        total, windows = sums.get(item.place, (np.zeros(len(item.values)), 0))
+        sums[item.place] = total + item.values, windows + 1
+    means = [total / windows for place, (total, windows) in sorted(sums.items())
+             if place not in extractor.errors]  # fmt: skip
+    np.save(folder / POOLED, np.array(means, np.float32).reshape(len(means), -1))
+
+
+def _key(extractor: Extractor, rows: Sequence[Row], digest: str) -> str:
+    facts: list[object] = [VERSION, digest, extractor.window, extractor.batch_size]
+    for row in rows:
+        try:
+            status = os.stat(row.path)
+            facts.append([status.st_size, status.st_mtime_ns])
+        except OSError as error:
+            facts.append(error.errno)
+        facts.append([os.path.abspath(row.path), row.start, row.end])
+    return hashlib.sha256(json.dumps(facts).encode("ascii")).hexdigest()[:24]

@@ -1,0 +1,346 @@
+"""How good are a model's frozen features for the classes of some data, with how many labels?
+
+    records = probe.run("runs/bird_mae/best", "clips.csv", Options(probes=("prototypical",)))
+
+rows -> features of every clip once -> for each probe, number of shots, seed and fold: fit on the
+training side, score the test side -> metrics with 95 % intervals, one record each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from audiossl import hub
+from audiossl.data import manifest
+from audiossl.data.manifest import Row
+from audiossl.errors import InputError, UsageError
+from audiossl.evaluate import fewshot, metrics, probes, protocol
+from audiossl.evaluate.estimates import estimates
+from audiossl.evaluate.features import Extractor, extract
+from audiossl.evaluate.intervals import bootstrap_weights, interval
+from audiossl.evaluate.probe_record import ProbeRecord
+from audiossl.evaluate.probes import Goal, Settings
+from audiossl.evaluate.protocol import Split
+from audiossl.evaluate.tokens import Tokens
+from audiossl.model import Model, load
+
+log = logging.getLogger("audiossl")
+
+SEEDS = 5  # where chance decides which clips train: few shots, held-out groups
+FITS_AT_ONCE = 8  # each holds a batch of tokens
+UNSEEN = -1.0  # score of a class without a training clip: below every probability
+SMALLEST = 0.1  # of the mean deviation: what a feature's own is taken to be at least
+TASKS = ("auto", "single", "multi")
+
+Scores = NDArray[np.float32]
+Index = NDArray[np.int64]
+Progress = Callable[[str], None]
+
+
+def silent(_what: str) -> None:
+    """No progress."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is evaluated.
+
+    probes: of probes.NAMES. shots: clips a class to train on, None for all. seeds: repetitions,
+    None: 5 where chance decides which clips train, else 1. protocol: of protocol.PROTOCOLS or
+    "auto". fraction: of the groups that "holdout" tests. rule: of fewshot.RULES. task: "single" for
+    one label a clip (softmax), "multi" for any number, "auto": as the rows are. standardise: pooled
+    features by mean and deviation of the training side. settings: of the probes.
+    """
+
+    probes: tuple[str, ...] = ("linear",)
+    shots: tuple[int | None, ...] = (None,)
+    seeds: int | None = None
+    protocol: str = "auto"
+    fraction: float = 0.2
+    rule: str = "any"
+    task: str = "auto"
+    standardise: bool = True
+    settings: Settings = field(default_factory=Settings)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One fitted probe: trained on the clips at `train`, scores (tested clips, classes)."""
+
+    seed: int
+    split: Split
+    train: Index
+    scores: Scores
+
+    @property
+    def test(self) -> Index:
+        return self.split.test
+
+
+@dataclass(frozen=True)
+class Result:
+    """One probe at one number of shots, over all folds and seeds."""
+
+    probe: str
+    shots: int | None
+    units: list[Unit]
+    records: list[ProbeRecord]
+
+
+@dataclass
+class Evaluation:
+    """Rows that could be read and their features; `results` fits and scores the probes.
+
+    data, model: their names in the records. pooled: (rows, dim), tokens: of as many clips; None
+    where no probe needs them. errors: rows that could not be read, and why. jobs: probes fitted at
+    once; they change no result.
+    """
+
+    data: str
+    model: str
+    rows: Sequence[Row]
+    options: Options
+    pooled: NDArray[np.float32] | None = None
+    tokens: Tokens | None = None
+    errors: Sequence[tuple[Row, InputError]] = ()
+    jobs: int = 1
+    progress: Progress = silent
+
+    def __post_init__(self) -> None:
+        self.labels = manifest.labels_of(self.rows)
+        self.targets = manifest.targets(self.rows, self.labels)
+        self.single = is_single(self.rows, self.options.task)
+        self.protocol = protocol.choose(self.rows, self.options.protocol)
+        self.groups = protocol.group_numbers(self.rows)
+
+    def check(self) -> None:
+        """Find what is wrong with rows and options before any work. Raises UsageError."""
+        count = len(self.labels)
+        if count < 2:
+            raise UsageError(f"{self.data}: {count} labels in its rows, a probe needs two")
+        if lost := max(split.crossing for split in self._splits(seed=1)):
+            log.warning("warning: %d clips are not trained on: their group is tested", lost)
+        if {None} != set(self.options.shots) and not self.allowed.any():
+            raise UsageError(f"rule {self.options.rule}: no recording is short enough")
+
+    def results(self) -> Iterator[Result]:
+        """One a probe and number of shots, as soon as it is done. Raises UsageError."""
+        if self.errors:
+            self.check()  # again, with the rows that are left
+        for name in self.options.probes:
+            for shots in self.options.shots:
+                units = self._units(name, shots)
+                yield Result(name, shots, units, self._records(name, shots, units))
+
+    def _splits(self, seed: int) -> list[Split]:
+        return protocol.splits(self.rows, self.protocol, self.options.fraction, seed)
+
+    def _units(self, name: str, shots: int | None) -> list[Unit]:
+        chance = shots is not None or self.protocol == "holdout"
+        seeds = range(1, 1 + (self.options.seeds or (SEEDS if chance else 1)))
+        plan = [(seed, split) for seed in seeds for split in self._splits(seed)]
+        amount = "all clips" if shots is None else f"{shots} a class"
+        units = []
+        with ThreadPoolExecutor(min(self.jobs, FITS_AT_ONCE)) as pool:
+            for unit in pool.map(lambda item: self._unit(name, shots, *item), plan):
+                units.append(unit)
+                self.progress(f"{name}, {amount}, seed {unit.seed}, {unit.split.name}")
+        return units
+
+    def _unit(self, name: str, shots: int | None, seed: int, split: Split) -> Unit:
+        train, valid = split.train, split.valid
+        if shots is not None:
+            allowed = train[self.allowed[train]]
+            train = fewshot.draw(self.targets, self.groups, allowed, shots, seed)
+            valid = valid[:0]  # a large validation set would not be few shots
+        seen = np.any(self.targets[train] > 0, axis=0)
+        if not seen.any():
+            raise UsageError(f"{split.name}: no clip with a label is left to train on")
+        module = probes.load(name)
+        take = self._features(module.NEEDS, train)
+        held = (take(valid), self._goal(valid, seen)) if len(valid) else None
+        goal = self._goal(train, seen)
+        predict = module.fit(take(train), goal, self.options.settings, seed, held)
+        scores = np.full((len(split.test), len(self.labels)), UNSEEN, np.float32)
+        scores[:, seen] = predict(take(split.test))
+        return Unit(seed, split, train, scores)
+
+    def _features(self, kind: str, train: Index) -> Callable[[Index], Any]:
+        """places -> features; pooled ones standardised by the training clips alone."""
+        if kind == "tokens":
+            assert self.tokens is not None
+            return self.tokens.take
+        assert self.pooled is not None
+        pooled = self.pooled
+        mean, scale = standard(pooled[train]) if self.options.standardise else (0, 1)
+        return lambda places: ((pooled[places] - mean) / scale).astype(np.float32)
+
+    def _goal(self, places: Index, seen: NDArray[np.bool_]) -> Goal:
+        return Goal(self.targets[places][:, seen], self.groups[places], self.single)
+
+    @property
+    def allowed(self) -> NDArray[np.bool_]:
+        """(rows,) whether a clip may be one of the few shots."""
+        if not hasattr(self, "_allowed"):
+            self._allowed = fewshot.eligible(self.rows, self.options.rule)
+        return self._allowed
+
+    def _records(self, name: str, shots: int | None, units: Sequence[Unit]) -> list[ProbeRecord]:
+        tested = np.unique(np.concatenate([unit.test for unit in units]))
+        strata = self._strata(tested)
+        weights = bootstrap_weights(self.groups[tested], strata)
+        groups = len(np.unique(self.groups[tested]))
+        seeds = len({unit.seed for unit in units})
+        found: list[tuple[str, Sequence[float]]] = []
+        for metric, (mean, variance, of_seeds) in estimates(
+            units, self.targets, tested, weights, self.single
+        ).items():
+            ends = interval(mean, variance, of_seeds, groups, len(np.unique(strata)))
+            found.append((metric, (mean, *ends)))
+            if metric == "auroc":
+                found.append(("dprime", [float(value) for value in metrics.d_prime(found[-1][1])]))
+        return [
+            ProbeRecord(
+                self.data,
+                name,
+                shots,
+                metric,
+                mean,
+                (low, high),
+                seeds,
+                len(units) // seeds,
+                len(tested),
+                self.protocol,
+                self.model,
+            )
+            for metric, (mean, low, high) in found
+            if np.isfinite([mean, low, high]).all()
+        ]
+
+    def _strata(self, tested: Index) -> Index:
+        """(tested clips,) the fold of each, where the data give folds."""
+        folds = [self.rows[place].fold for place in tested]
+        if self.protocol != "folds":
+            folds = [""] * len(tested)
+        return np.unique(folds, return_inverse=True)[1]
+
+
+def run(
+    model: str | Model,
+    data: str | Path | Sequence[Row],
+    options: Options | None = None,
+    *,
+    device: str = "cpu",
+    cache: str | Path | None = None,
+    jobs: int = 1,
+    report: str | Path | None = None,
+) -> list[ProbeRecord]:
+    """Evaluate a model's features on labelled clips.
+
+    model: a loaded one, or a name that `audiossl.load` takes. data: a manifest, a folder with a
+    subfolder a label, the name of a data set, or rows. cache: folder in which features are kept for
+    the next run. report: HTML file to write. Files that cannot be read are left out; `opened` gives
+    them. Raises UsageError, ModelError or OutputError.
+    """
+    loaded = load(model, device) if isinstance(model, str) else model
+    digest = hub.digest(model) if isinstance(model, str) else ""
+    name, rows = read_data(data)
+    with opened(
+        loaded, rows, options or Options(), name, digest=digest, cache=cache, jobs=jobs
+    ) as evaluation:
+        results = list(evaluation.results())
+        if report is not None:
+            from audiossl.evaluate.report import write
+
+            write(report, evaluation, results)
+    return [record for result in results for record in result.records]
+
+
+@contextlib.contextmanager
+def opened(
+    model: Model,
+    rows: Sequence[Row],
+    options: Options,
+    data: str,
+    *,
+    digest: str = "",
+    cache: str | Path | None = None,
+    pooled: bool = True,
+    jobs: int = 1,
+    progress: Progress = silent,
+) -> Iterator[Evaluation]:
+    """An Evaluation of `model` on `rows`, called `data`, whose features live as long as the block.
+
+    digest: of the model's weights; without it `cache` is not used. pooled: extract pooled features
+    also when no probe needs them (a report draws them). Raises UsageError when rows and options do
+    not go together, before any file is read, and OutputError.
+    """
+    Evaluation(data, model.config.name, rows, options).check()
+    kinds = {probes.load(name).NEEDS for name in options.probes} | ({"pooled"} if pooled else set())
+    with contextlib.ExitStack() as stack:
+        if cache is None or not digest:
+            cache = stack.enter_context(tempfile.TemporaryDirectory(prefix="audiossl-"))
+        found = {}
+        for kind in sorted(kinds):
+            extractor = Extractor(model, kind, jobs=jobs, progress=progress)
+            found[kind] = extract(extractor, rows, digest, Path(cache))
+        failed = {place: error for part in found.values() for place, error in part.errors.items()}
+        good = np.array([place for place in range(len(rows)) if place not in failed], np.int64)
+        own = {kind: np.searchsorted(part.places, good) for kind, part in found.items()}
+        yield Evaluation(
+            data,
+            model.config.name,
+            [rows[place] for place in good],
+            options,
+            found["pooled"].pooled[own["pooled"]] if "pooled" in found else None,  # type: ignore[index]
+            found["tokens"].tokens.take(own["tokens"]) if "tokens" in found else None,  # type: ignore[union-attr]
+            [(rows[place], failed[place]) for place in sorted(failed)],
+            jobs,
+            progress,
+        )
+
+
+def read_data(
+    data: str | Path | Sequence[Row], root: str | None = None
+) -> tuple[str, Sequence[Row]]:
+    """Its name, and its rows. root: folder that a manifest's paths begin at, default its own.
+
+    Raises UsageError.
+    """
+    if not isinstance(data, str | Path):
+        return "rows", data
+    return str(data), manifest.read(data, root)
+
+
+def is_single(rows: Sequence[Row], task: str = "auto") -> bool:
+    """Whether each clip has exactly one label. Raises UsageError when `task` says so and it isn't.
+
+    Rows that name the classes they were judged for are of independent labels.
+    """
+    if task not in TASKS:
+        raise UsageError(f"task {task!r}: one of {', '.join(TASKS)}")
+    other = next((row for row in rows if len(row.labels) != 1 or row.known), None)
+    if task == "single" and other is not None:
+        raise UsageError(f"task single: {other.path.name} has {len(other.labels)} labels")
+    return other is None if task == "auto" else task == "single"
+
+
+def standard(train: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(clips, dim) -> mean and deviation (dim,) of the training clips.
+
+    A feature that hardly moves in a few training clips may move a lot in others: deviations are at
+    least a tenth of their mean.
+    """
+    mean, spread = train.mean(0, dtype=np.float64), train.std(0, dtype=np.float64)
+    least = SMALLEST * spread.mean()
+    return mean, np.maximum(spread, least) if least > 0 else np.ones_like(spread)
