@@ -116,7 +116,7 @@ def command(model: str, format_: str, on_exists: str, **values: Any) -> int:
     """
     from .output import pick_format
 
-    format_ = pick_format(format_)
+    format_ = pick_format(format_, values["out"], FORMATS)
     if format_ == "table" and values["out"]:
         raise click.UsageError("a table is for the terminal: give another --format with --out")
     if skipped([path for path in (values["out"], values["report"]) if path], on_exists):
