@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 METHODS = ("bird_mae", "ssast", "ssamba")
-PRETRAININGS, DRAWS, SHOTS = 2, 4, 10
-T_975 = {3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 8: 2.365, 10: 2.262}  # Student's t, n - 1 degrees
+PRETRAININGS, DRAWS, SHOTS = 1, 4, 10
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,8 @@ def table(results: dict[str, Any]) -> str:
         for source in SOURCES:
             part = parts[source.name]
             gains = [b - a for a, b in zip(part["random"], part["pretrained"], strict=True)]
-            half = T_975[len(gains)] * statistics.stdev(gains) / len(gains) ** 0.5
+            quantile = float(stats.t.ppf(0.975, len(gains) - 1))
+            half = quantile * statistics.stdev(gains) / len(gains) ** 0.5
             lines.append(
                 f"| `{method}` | {parts['parameters'] / 1e6:.2f} M | {source.name}"
                 f" | {_spread(part['random'])} | {_spread(part['pretrained'])}"

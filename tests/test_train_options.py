@@ -27,6 +27,7 @@ from audiossl.engine.blocks import (
 from audiossl.errors import RecipeError
 from audiossl.methods import supervised
 from audiossl.model import load
+from audiossl.models import vit
 
 SHORT = ["train.steps=4", "train.eval_every=2", "train.log_every=1"]
 
@@ -66,10 +67,8 @@ def test_precision_is_that_of_the_loss_and_not_of_the_weights(
 
 def test_recomputed_blocks_change_no_byte(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    real = torch.utils.checkpoint.checkpoint
-    monkeypatch.setattr(
-        torch.utils.checkpoint, "checkpoint", lambda *a, **k: calls.append(1) or real(*a, **k)
-    )
+    real = vit.checkpoint
+    monkeypatch.setattr(vit, "checkpoint", lambda *a, **k: calls.append(1) or real(*a, **k))
     whole = fit("whole", *SHORT, *VIT).folder
     assert not calls
     folder = fit("run", *SHORT, *VIT, "train.checkpointing=true").folder
