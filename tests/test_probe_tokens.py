@@ -158,10 +158,10 @@ def test_orthogonality_is_nothing_for_orthonormal_prototypes_and_grows_with_thei
 ):
     net = Prototypical(4, classes=2, prototypes=2)
     net.prototype_vectors.data = torch.eye(4)[:, :, None, None] * 10
-    assert float(net.orthogonality()) == pytest.approx(0, abs=1e-4)
+    assert net.orthogonality().item() == pytest.approx(0, abs=1e-4)
     net.prototype_vectors.data = torch.ones(4, 4, 1, 1)
     # in each of 2 classes [[0, 1], [1, 0]]: a norm of 2 over 8 elements
-    assert float(net.orthogonality()) == pytest.approx(2 / 8, abs=1e-3)
+    assert net.orthogonality().item() == pytest.approx(2 / 8, abs=1e-3)
 
 
 def test_the_probe_begins_as_published() -> None:

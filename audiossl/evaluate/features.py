@@ -79,17 +79,17 @@ class Extractor:
     def encoded(self, rows: Sequence[Row]) -> Iterator[Encoded]:
         """Window by window, in order. A row that cannot be read to its end goes to `errors`."""
         on_cpu = next(self.model.parameters()).device.type == "cpu"
-        pending: deque[Future[list[Encoded]]] = deque()
+        pending: deque[tuple[list[Piece], Future[list[Encoded]]]] = deque()
         with ThreadPoolExecutor(self.jobs if on_cpu else 1) as pool:
             try:
                 for group in self._groups(rows):
-                    pending.append(pool.submit(self._encode, group))
+                    pending.append((group, pool.submit(self._encode, group)))
                     if len(pending) > AHEAD * self.jobs:
-                        yield from self._finite(pending.popleft().result())
+                        yield from self._good(*pending.popleft())
                 while pending:
-                    yield from self._finite(pending.popleft().result())
+                    yield from self._good(*pending.popleft())
             finally:
-                for job in pending:
+                for _, job in pending:
                     job.cancel()
 
     def _groups(self, rows: Sequence[Row]) -> Iterator[list[Piece]]:
@@ -139,12 +139,19 @@ class Extractor:
         found = values.float().cpu().numpy()
         return [Encoded(piece.place, found[i], grid) for i, piece in enumerate(group)]
 
-    def _finite(self, items: list[Encoded]) -> Iterator[Encoded]:
+    def _good(self, group: list[Piece], job: Future[list[Encoded]]) -> Iterator[Encoded]:
+        name = self.model.config.name
+        try:
+            items = job.result()
+        except ValueError as error:  # an encoder's word for less than it can take
+            problem = InputError(f"too short for {name}: {error}", code="short")
+            self.errors |= {piece.place: problem for piece in group}
+            return
         for item in items:
             if np.isfinite(item.values).all():
                 yield item
             else:
-                message = "the model's features of it are not finite numbers"
+                message = f"the features that {name} gives are not finite numbers"
                 self.errors[item.place] = InputError(message, code="not-finite")
 
 
@@ -213,11 +220,12 @@ def extract(extractor: Extractor, rows: Sequence[Row], digest: str, folder: Path
                 _write(extractor, rows, Path(made, "whole"))
                 if not place.is_dir():  # another process may have been faster
                     os.rename(Path(made, "whole"), place)
-        return load(place, len(rows))
     except OSError as error:
         reason = error.strerror or error
         raise OutputError(f"cannot keep features in {folder}: {reason}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    try:
+        return load(place, len(rows))
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{place}: damaged features: remove this folder") from error
 
 
@@ -256,7 +264,8 @@ def _write_pooled(extractor: Extractor, rows: Sequence[Row], folder: Path) -> No
         sums[item.place] = total + item.values, windows + 1
     means = [total / windows for place, (total, windows) in sorted(sums.items())
              if place not in extractor.errors]  # fmt: skip
-    np.save(folder / POOLED, np.array(means, np.float32).reshape(len(means), -1))
+    dim = int(extractor.model.encoder.dim)  # type: ignore[arg-type]
+    np.save(folder / POOLED, np.array(means, np.float32).reshape(len(means), dim))
 
 
 def _key(extractor: Extractor, rows: Sequence[Row], digest: str) -> str:

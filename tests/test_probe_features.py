@@ -1,0 +1,207 @@
+"""Features of clips against a slow version; what is kept, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from probe_clips import RATE, convolutional, transformer
+
+from audiossl import audio
+from audiossl.data.manifest import Row
+from audiossl.errors import InputError, OutputError
+from audiossl.evaluate import features
+from audiossl.evaluate.features import Extractor, extract
+from audiossl.model import Model
+
+pytest_plugins = ("probe_clips",)
+
+
+def slow_windows(row: Row, window: float) -> list[np.ndarray]:
+    """All of a row's samples, cut by hand."""
+    wave, _ = audio.read(row.path, RATE)
+    wave = wave[round((row.start or 0) * RATE) : None if row.end is None else round(row.end * RATE)]
+    size = round(window * RATE)
+    cuts = [wave[i : i + size] for i in range(0, len(wave), size)]
+    return [cut for i, cut in enumerate(cuts) if i == 0 or len(cut) >= size / 2]
+
+
+def slow_pooled(model: Model, row: Row, window: float) -> np.ndarray:
+    with torch.inference_mode():
+        parts = [model.embed(torch.from_numpy(w)[None])[0] for w in slow_windows(row, window)]
+    return torch.stack(parts).mean(0).numpy()
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return convolutional()
+
+
+def test_pooled_features_are_means_over_windows_of_whatever_length(
+    model: Model, rows: list[Row], tmp_path: Path
+) -> None:
+    long = tmp_path / "long.wav"
+    soundfile.write(long, np.random.default_rng(1).normal(0, 0.1, round(2.37 * 22050)), 22050)
+    cuts = [*rows[:5], Row(long), Row(long, start=0.3, end=1.62), Row(rows[0].path, end=0.2)]
+    found = extract(Extractor(model), cuts, "", tmp_path / "kept")
+    assert found.errors == {}
+    assert found.pooled is not None
+    for row, vector in zip(cuts, found.pooled, strict=True):
+        np.testing.assert_allclose(vector, slow_pooled(model, row, 0.5), atol=1e-4)
+    wide = extract(Extractor(model, window=1.0), cuts, "", tmp_path / "kept")
+    assert wide.pooled is not None
+    np.testing.assert_allclose(wide.pooled[5], slow_pooled(model, Row(long), 1.0), atol=1e-4)
+
+
+def test_order_jobs_and_batch_mates_change_nothing(
+    model: Model, rows: list[Row], tmp_path: Path
+) -> None:
+    one = extract(Extractor(model), rows[:12], "", tmp_path / "1").pooled
+    four = extract(Extractor(model, jobs=4), rows[:12], "", tmp_path / "4").pooled
+    order = np.random.default_rng(0).permutation(12)
+    mixed = extract(Extractor(model, batch_size=5), [rows[i] for i in order], "", tmp_path / "5")
+    assert one is not None
+    assert four is not None
+    assert mixed.pooled is not None
+    np.testing.assert_array_equal(one, four)
+    np.testing.assert_allclose(mixed.pooled, one[order], atol=1e-5)
+
+
+@pytest.mark.parametrize("class_tokens", [0, 1, 2])
+def test_tokens_are_the_encoders_in_its_grid(
+    rows: list[Row], tmp_path: Path, class_tokens: int
+) -> None:
+    model = transformer(class_tokens)
+    found = extract(Extractor(model, "tokens"), rows[:6], "", tmp_path).tokens
+    assert found is not None
+    assert (found.class_tokens, found.dim) == (class_tokens, 24)
+    for place, row in enumerate(rows[:6]):
+        (number,) = found.clips[place]
+        assert found.grids[number].tolist() == [2, 6]
+        wave, _ = audio.read(row.path, RATE)
+        with torch.inference_mode():
+            expected = model.encoder(model.frontend(torch.from_numpy(wave)[None]))[0]
+        assert torch.allclose(found.window(int(number)), expected, atol=4e-3)  # float16
+
+
+def test_an_encoder_without_a_grid_has_its_tokens_over_time(
+    model: Model, rows: list[Row], tmp_path: Path
+) -> None:
+    found = extract(Extractor(model, "tokens"), rows[:2], "", tmp_path).tokens
+    assert found is not None
+    assert found.grids.tolist() == [[1, 12], [1, 12]]
+    assert found.class_tokens == 0
+
+
+def test_bad_files_are_named_and_cost_the_others_nothing(
+    model: Model, rows: list[Row], tmp_path: Path
+) -> None:
+    whole = rows[0].path.read_bytes()
+    (tmp_path / "cut.wav").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.wav").write_text("no sound")
+    bad = [Row(tmp_path / "cut.wav"), Row(tmp_path / "text.wav"), Row(tmp_path / "none.wav")]
+    mixed = [rows[0], *bad, rows[1], replace(rows[2], start=9.0), rows[3]]
+    for kind in features.KINDS:
+        found = extract(Extractor(model, kind, jobs=2), mixed, "", tmp_path / "kept")
+        good = extract(Extractor(model, kind), [rows[i] for i in (0, 1, 3)], "", tmp_path / "kept")
+        codes = {place: error.code for place, error in found.errors.items()}
+        assert sorted(codes) == [1, 2, 3, 5]
+        assert (codes[1], codes[3], codes[5]) == ("truncated", "missing", "empty")
+        assert found.places.tolist() == [0, 4, 6]
+        if kind == "pooled":
+            np.testing.assert_allclose(found.pooled, good.pooled, atol=1e-5)
+        else:
+            assert found.tokens is not None
+            assert good.tokens is not None
+            for place in range(3):
+                ours, theirs = found.tokens.patches(place), good.tokens.patches(place)
+                assert torch.allclose(ours, theirs, atol=4e-3)
+
+
+def test_a_clip_too_short_for_the_encoder_is_an_error_of_its_own(
+    rows: list[Row], tmp_path: Path
+) -> None:
+    mixed = [rows[0], replace(rows[1], end=0.05), rows[2]]
+    found = extract(Extractor(transformer(), "tokens"), mixed, "", tmp_path)
+    assert {place: error.code for place, error in found.errors.items()} == {1: "short"}
+    assert "vit" in found.errors[1].message
+    assert found.places.tolist() == [0, 2]
+
+
+def test_features_that_are_no_numbers_are_refused(rows: list[Row], tmp_path: Path) -> None:
+    model = convolutional()
+    with torch.no_grad():
+        model.encoder.proj_norm.bias[0] = float("nan")  # type: ignore[union-attr, operator, index]
+    found = extract(Extractor(model), rows[:2], "", tmp_path)
+    assert [error.code for error in found.errors.values()] == ["not-finite", "not-finite"]
+
+
+class Counting(Extractor):
+    """Counts the windows that go through the model."""
+
+    seen = 0
+
+    def _encode(self, group):
+        type(self).seen += len(group)
+        return super()._encode(group)
+
+
+def test_kept_features_are_taken_again_until_something_changes(
+    model: Model, rows: list[Row], tmp_path: Path
+) -> None:
+    copies = []
+    for row in rows[:4]:
+        shutil.copy(row.path, tmp_path)
+        copies.append(Row(tmp_path / row.path.name))
+    cache = tmp_path / "deep" / "cache"
+
+    def windows(**changes) -> int:
+        Counting.seen = 0
+        arguments = {"rows": copies, "digest": "a", "kind": "pooled", "window": None, **changes}
+        extractor = Counting(model, arguments["kind"], arguments["window"])
+        extract(extractor, arguments["rows"], arguments["digest"], cache)
+        return Counting.seen
+
+    first = windows()
+    assert first == 4
+    assert windows() == 0
+    assert windows(digest="b") == 4
+    assert windows(window=0.25) == 8
+    assert windows(kind="tokens") == 4
+    assert windows(rows=copies[:3]) == 3
+    assert windows(rows=[*copies[:3], replace(copies[3], end=0.2)]) == 4
+    os.utime(copies[0].path, (1, 1))
+    assert windows() == 4
+    assert windows() == 0
+    assert not [path for path in cache.iterdir() if path.name.startswith(".")]
+
+
+def test_errors_are_kept_with_the_features(model: Model, rows: list[Row], tmp_path: Path) -> None:
+    (tmp_path / "bad.wav").write_text("no sound")
+    mixed = [rows[0], Row(tmp_path / "bad.wav")]
+    first = extract(Extractor(model), mixed, "a", tmp_path)
+    again = extract(Extractor(model), mixed, "a", tmp_path)
+    assert isinstance(again.errors[1], InputError)
+    assert (again.errors[1].code, again.errors[1].message) == (
+        first.errors[1].code,
+        first.errors[1].message,
+    )
+
+
+def test_damaged_features_and_places_that_cannot_be_written_say_so(
+    model: Model, rows: list[Row], tmp_path: Path
+) -> None:
+    extract(Extractor(model), rows[:2], "a", tmp_path)
+    (place,) = tmp_path.iterdir()
+    (place / features.POOLED).write_bytes(b"\x93NUMPY rubbish")
+    with pytest.raises(OutputError, match="remove this folder"):
+        extract(Extractor(model), rows[:2], "a", tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot keep features"):
+        extract(Extractor(model), rows[:2], "a", tmp_path / "file" / "cache")
