@@ -65,10 +65,14 @@ def run(
 
     recipe = recipes.load(name, overrides)
     recipe.out = out or recipe.out
+    from audiossl.engine import distributed
+
+    first = distributed.rank() == 0  # of those that torchrun has started, if any
     if dry_run:
-        preview(recipe)
+        if first:
+            preview(recipe)
         return
-    from audiossl.engine import distributed, log, train
+    from audiossl.engine import log, train
     from audiossl.model import pick_device
 
     result = train.fit(
@@ -78,7 +82,7 @@ def run(
         watch=log.watch(quiet),
         **limits,
     )
-    if distributed.rank() == 0:
+    if first:
         report(result)
 
 

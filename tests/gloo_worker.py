@@ -1,14 +1,13 @@
 """One of several processes of the tests: trains each of the recipes that stdin names in turn.
 
 stdin: JSON lines {"overrides": [...], "options": {...}, "method": a name below if not the recipe's
-own, "port": where the processes meet}. stdout: what came of each, a JSON line.
+own}. stdout: what came of each, a JSON line.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import json
-import os
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -77,13 +76,9 @@ class Broken(Uneven):
 METHODS = {"uneven": Uneven, "broken": Broken}
 
 
-def run(
-    overrides: list[str], options: dict[str, Any], method: str | None = None, port: int = 0
-) -> dict[str, Any]:
+def run(overrides: list[str], options: dict[str, Any], method: str | None = None) -> dict[str, Any]:
     """Train once; what came of it."""
     torch.set_num_threads(1)
-    if port:  # for each run its own: the first process keeps the store, and ends it with the run
-        os.environ["MASTER_PORT"] = str(port)
     load = methods.load
     if method is not None:
         module = SimpleNamespace(
@@ -103,6 +98,6 @@ def run(
 
 
 if __name__ == "__main__":
-    faulthandler.dump_traceback_later(60, exit=True)
     for line in sys.stdin:
+        faulthandler.dump_traceback_later(300, exit=True)
         print(json.dumps(run(**json.loads(line))), flush=True)

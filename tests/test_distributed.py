@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file
+from torch.distributed import TCPStore
 
 from audiossl.data import manifest
 from audiossl.data.loader import Stream, valid_loader
@@ -67,32 +67,29 @@ def given(data: Path) -> list[str]:
     return [*tables, "data.valid_fraction=0", "data.labels=[low, mid, high]", *SHARED]
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def environment(rank: int) -> dict[str, str]:
-    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": 1}
+def environment(rank: int, port: int = 1) -> dict[str, str]:
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
     return {
         **os.environ,
         **{name: str(number) for name, number in numbers.items()},
         "MASTER_ADDR": "127.0.0.1",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
         "OMP_NUM_THREADS": "1",
     }
 
 
-def together(jobs: list[dict[str, Any]], timeout: float = 120) -> list[list[dict[str, Any]]]:
-    """What each of two processes says of each job."""
-    text = "".join(json.dumps({**job, "port": free_port()}) + "\n" for job in jobs)
+def together(jobs: list[dict[str, Any]], timeout: float = 1200) -> list[list[dict[str, Any]]]:
+    """What each of two processes says of each job. They meet where this process keeps a store, as
+    torchrun does."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     processes = [
         subprocess.Popen(
             [sys.executable, WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, env=environment(rank),
+            stderr=subprocess.PIPE, text=True, env=environment(rank, store.port),
         )
         for rank in range(2)
     ]  # fmt: skip
+    text = "".join(json.dumps(job) + "\n" for job in jobs)
     for process in processes:
         assert process.stdin is not None
         process.stdin.write(text)

@@ -156,37 +156,41 @@ class Buffers:
         for buffer in self.others():
             dist.broadcast(buffer, 0)
 
-    def _take_turns(self, before: Tensor, counts: list[int]) -> None:
+    def _take_turns(self, before: Tensor, counts: Tensor) -> None:
         """A pass that calls a norm n times changes a statistic s to keep * s + own, with
         keep = (1 - momentum)^n; here each process's in turn."""
-        calls = [now - then for now, then in zip(self._counts(), counts, strict=True)]
+        sizes = [2 * norm.running_mean.numel() for norm in self.norms]
+        calls = self._counts() - counts
         keep = torch.cat(
             [
-                torch.full((2 * norm.running_mean.numel(),), (1 - norm.momentum) ** number)
-                for norm, number in zip(self.norms, calls, strict=True)
+                (1 - norm.momentum) ** number.expand(size)
+                for norm, number, size in zip(self.norms, calls, sizes, strict=True)
             ]
-        ).to(before)
-        mine = torch.stack([keep, self._statistics() - keep * before])
+        )
+        own = self._statistics() - keep * before
+        mine = torch.cat([keep, own, calls])
         everyone = [torch.empty_like(mine) for _ in range(self.team.size)]
         dist.all_gather(everyone, mine)
-        for kept, own in everyone:
-            before = kept * before + own
-        all_calls = [sum(turn) for turn in zip(*self.team.gather(calls), strict=True)]
-        parts = before.split([2 * norm.running_mean.numel() for norm in self.norms])
-        for norm, part, then, number in zip(self.norms, parts, counts, all_calls, strict=True):
+        for one in everyone:
+            keep, own, calls = one.split([len(before), len(before), len(calls)])
+            before = keep * before + own
+            counts = counts + calls
+        parts = before.split(sizes)
+        for norm, part, count in zip(self.norms, parts, counts, strict=True):
             mean, variance = part.chunk(2)
             norm.running_mean.copy_(mean)
             norm.running_var.copy_(variance)
-            norm.num_batches_tracked.fill_(then + number)
+            norm.num_batches_tracked.copy_(count)
 
     def _statistics(self) -> Tensor:
         """(2 x channels of all norms,), copied."""
         parts = [part for norm in self.norms for part in (norm.running_mean, norm.running_var)]
         return torch.cat(parts) if parts else torch.empty(0)
 
-    def _counts(self) -> list[int]:
+    def _counts(self) -> Tensor:
+        """(norms,) batches that each has seen: float64 is exact for them."""
         counts = [norm.num_batches_tracked for norm in self.norms]
-        return torch.stack(counts).tolist() if counts else []
+        return torch.stack(counts).double() if counts else torch.empty(0)
 
 
 def stored_buffers(module: nn.Module) -> list[Tensor]:
