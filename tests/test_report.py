@@ -67,7 +67,9 @@ def evaluation(labels: tuple[str, ...] = LABELS, **options) -> Evaluation:
         number = i % len(labels)
         label, centre = labels[number], np.eye(len(labels))[number] * (number < len(labels) - 1)
         name = f"<script>alert({i})<script>.wav" if i % 2 else f"a&b '{i}'\udcff.wav"
-        rows.append(Row(Path("clips") / name, labels=(label,), fold=str(i // len(labels) % 3), number=i))
+        rows.append(
+            Row(Path("clips") / name, labels=(label,), fold=str(i // len(labels) % 3), number=i)
+        )
         features.append(centre + 0.35 * rng.normal(size=len(labels)))
     error = InputError("text & <no> sound", code="unknown-format")
     return Evaluation(
