@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audiossl import hub
-from audiossl.data import manifest
+from audiossl.data import datasets, manifest
 from audiossl.data.manifest import Row
 from audiossl.errors import InputError, UsageError
 from audiossl.evaluate import fewshot, metrics, probes, protocol
@@ -319,6 +319,8 @@ def read_data(
     """
     if not isinstance(data, str | Path):
         return "rows", data
+    if str(data) in datasets.names() and not Path(data).exists():
+        return str(data), datasets.read(str(data), root)
     return str(data), manifest.read(data, root)
 
 
