@@ -95,7 +95,8 @@ def cli() -> None:
 def run(args: Sequence[str] | None = None) -> NoReturn:
     """The installed entry point: one clear line and the right exit code whatever happens."""
     for name in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, _terminate)
+        if signal.getsignal(name) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(name, _terminate)
     leave(_run(list(args) if args is not None else None))
 
 

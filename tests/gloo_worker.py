@@ -1,7 +1,6 @@
 """One of several processes of the tests: trains each of the recipes that stdin names in turn.
 
-stdin: JSON lines {"overrides": [...], "options": {...}, "method": a name below if not the recipe's
-own}. stdout: what came of each, a JSON line.
+stdin: JSON lines, the arguments of `run`. stdout: what came of each, a JSON line.
 """
 
 from __future__ import annotations
@@ -76,8 +75,13 @@ class Broken(Uneven):
 METHODS = {"uneven": Uneven, "broken": Broken}
 
 
-def run(overrides: list[str], options: dict[str, Any], method: str | None = None) -> dict[str, Any]:
-    """Train once; what came of it."""
+def run(
+    overrides: list[str],
+    options: dict[str, Any],
+    method: str | None = None,
+    name: str = "tiny/supervised",
+) -> dict[str, Any]:
+    """Train once by recipe `name`, or with one of the methods above; what came of it."""
     torch.set_num_threads(1)
     load = methods.load
     if method is not None:
@@ -89,7 +93,7 @@ def run(overrides: list[str], options: dict[str, Any], method: str | None = None
         methods.load = lambda name: module
     try:
         watch = Lines(sys.stderr)
-        result = train.fit(recipe.load("tiny/supervised", overrides), watch=watch, **options)
+        result = train.fit(recipe.load(name, overrides), watch=watch, **options)
         return {"steps": result.steps, "metrics": result.metrics, "stopped": result.stopped}
     except (AudiosslError, SystemExit) as error:
         return {"error": str(error), "exit": getattr(error, "exit_code", error.args[0])}

@@ -9,15 +9,17 @@ import pty
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from conftest import COMMAND, Runner
 
 from audiossl import recipe
+from audiossl.commands import main
 
 RATE = 16000
 
@@ -34,8 +36,27 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+Here = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Here:
+    """here("finetune", ...) in tmp_path and in this process: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+
+    def run(*args: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main._run(list(args))
+        return (code, *capsys.readouterr())
+
+    return run
+
+
 def test_a_run_tells_its_result_on_stdout_and_the_rest_on_stderr(
-    cli: Runner, tones: Path, tmp_path: Path
+    cli: Runner, here: Here, tones: Path, tmp_path: Path
 ) -> None:
     args = ["tiny/supervised", f"data.train={tones}", "train.steps=4"]
     done = cli("finetune", *args, "-o", "run one", cwd=tmp_path)
@@ -56,23 +77,22 @@ def test_a_run_tells_its_result_on_stdout_and_the_rest_on_stderr(
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 6
 
-    done = cli("finetune", *args, "-o", "run one", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert b"run one holds a run" in done.stderr
-    done = cli("finetune", *args, "-o", "run one", "--resume", "-q", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, b"")
-    done = cli("pretrain", *args, "-o", "run one", "--on-exists", "overwrite", "-q", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, b"")
+    code, out, err = here("finetune", *args, "-o", "run one")
+    assert (code, out) == (2, "")
+    assert "run one holds a run" in err
+    for verb, *options in (["finetune", "--resume"], ["pretrain", "--on-exists", "overwrite"]):
+        code, out, err = here(verb, *args, "-o", "run one", "-q", *options)
+        assert (code, err) == (0, "")
+        assert json.loads(out)["steps"] == 4
 
 
 def test_dry_run_prints_a_recipe_that_runs_and_writes_nothing(
-    cli: Runner, tones: Path, tmp_path: Path
+    here: Here, tones: Path, tmp_path: Path
 ) -> None:
     args = ["finetune", "tiny/supervised", f"data.train={tones}", "train.steps=3", "--dry-run"]
-    done = cli(*args, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, b"")
+    code, text, err = here(*args)
+    assert (code, err) == (0, "")
     assert list(tmp_path.iterdir()) == []
-    text = done.stdout.decode()
     assert text.splitlines()[-1] == "# parameters: 2,308 (2,242 in the encoder)"
     got = recipe.loads(text, "tiny/supervised")
     assert got == recipe.load("tiny/supervised", [f"data.train={tones}", "train.steps=3"])
@@ -81,29 +101,27 @@ def test_dry_run_prints_a_recipe_that_runs_and_writes_nothing(
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (["tiny/supervised", "train.lrr=1"], 2, b"recipe train.lrr: unknown key"),
-        (["tiny/supervised", "method.losss=1"], 2, b"recipe method.losss: unknown key"),
-        (["tiny/nothing"], 2, b"no recipe 'tiny/nothing'"),
-        (["tiny/supervised"], 2, b"recipe data.train: missing"),
-        (["tiny/supervised", "data.train=nowhere"], 2, b"nowhere: No such file or directory"),
-        (["tiny/supervised", "data.train=.", "--device", "tpu9"], 2, b"--device tpu9"),
-        (["tiny/supervised", "data.train=.", "model.from=nowhere"], 5, b"nowhere"),
-        ([], 2, b"RECIPE"),
+        (["tiny/supervised", "train.lrr=1"], 2, "recipe train.lrr: unknown key"),
+        (["tiny/supervised", "method.losss=1"], 2, "recipe method.losss: unknown key"),
+        (["tiny/nothing"], 2, "no recipe 'tiny/nothing'"),
+        (["tiny/supervised"], 2, "recipe data.train: missing"),
+        (["tiny/supervised", "data.train=nowhere"], 2, "nowhere: No such file or directory"),
+        (["tiny/supervised", "data.train=.", "--device", "tpu9"], 2, "--device tpu9"),
+        (["tiny/supervised", "data.train=.", "model.from=nowhere"], 5, "nowhere"),
+        ([], 2, "RECIPE"),
     ],
 )  # fmt: skip
 def test_exit_codes(
-    cli: Runner, tones: Path, tmp_path: Path, args: list[str], code: int, message: bytes
+    here: Here, tones: Path, tmp_path: Path, args: list[str], code: int, message: str
 ) -> None:
     args = [arg.replace("data.train=.", f"data.train={tones}") for arg in args]
-    done = cli("finetune", *args, "-q", cwd=tmp_path)
-    assert done.returncode == code, done.stderr
-    assert done.stdout == b""
-    assert message in done.stderr
-    assert b"Traceback" not in done.stderr
+    got, out, err = here("finetune", *args, "-q")
+    assert (got, out) == (code, ""), err
+    assert message in err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_exit_codes_of_inputs_and_outputs(cli: Runner, tones: Path, tmp_path: Path) -> None:
+def test_exit_codes_of_inputs_and_outputs(here: Here, tones: Path, tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     for i in range(3):
         (tmp_path / "bad" / f"{i}.wav").write_bytes(b"no audio")
@@ -112,12 +130,11 @@ def test_exit_codes_of_inputs_and_outputs(cli: Runner, tones: Path, tmp_path: Pa
     labels = ["data.labels=[x]", "data.valid_fraction=0"]
     table = tmp_path / "bad" / "t.csv"
     table.write_text("path,labels\n0.wav,x\n1.wav,x\n2.wav,x\n")
-    done = cli(*given, f"data.train={table}", *labels, "-o", str(tmp_path / "a"))
-    assert done.returncode in (3, 4), done.stderr
-    assert b"3 of 3 files cannot be read" in done.stderr
-    done = cli(*given, f"data.train={tones}", "-o", str(tmp_path / "file"))
-    assert done.returncode == 6, done.stderr
-    assert b"Traceback" not in done.stderr
+    code, _, err = here(*given, f"data.train={table}", *labels, "-o", "a")
+    assert code in (3, 4), err
+    assert "3 of 3 files cannot be read" in err
+    code, _, err = here(*given, f"data.train={tones}", "-o", "file")
+    assert code == 6, err
 
 
 @contextlib.contextmanager
@@ -156,29 +173,20 @@ def test_a_signal_saves_and_ends(tones: Path, tmp_path: Path, number: int, worke
     assert config["training"]["step"] == step
 
 
-def test_time_limit_and_max_steps_save_and_end_well(
-    cli: Runner, tones: Path, tmp_path: Path
-) -> None:
-    given = [
-        "finetune",
-        "tiny/supervised",
-        f"data.train={tones}",
-        "-o",
-        str(tmp_path / "run"),
-        "-q",
-    ]
-    done = cli(*given, "train.steps=100000", "--time-limit", "0.5")
-    record = json.loads(done.stdout)
-    assert (done.returncode, record["stopped"]) == (0, "time limit")
-    steps = record["steps"]
-    done = cli(*given, "train.steps=100000", "--resume", "--max-steps", str(steps + 3))
-    record = json.loads(done.stdout)
-    assert (record["steps"], record["stopped"]) == (steps + 3, None)
+def test_time_limit_and_max_steps_save_and_end_well(here: Here, tones: Path) -> None:
+    given = ["finetune", "tiny/supervised", f"data.train={tones}", "train.steps=100000", "-q"]
+    code, out, _ = here(*given, "-o", "run", "--time-limit", "0.5")
+    record = json.loads(out)
+    assert (code, record["stopped"]) == (0, "time limit")
+    steps = record["steps"] + 3
+    code, out, _ = here(*given, "-o", "run", "--resume", "--max-steps", str(steps))
+    record = json.loads(out)
+    assert (code, record["steps"], record["stopped"]) == (0, steps, None)
 
 
 def test_a_terminal_gets_a_live_line_and_words(tones: Path, tmp_path: Path) -> None:
     command = [COMMAND, "finetune", "tiny/supervised", f"data.train={tones}", "train.steps=4"]
-    main, other = pty.openpty()
+    near, other = pty.openpty()
     process = subprocess.Popen(
         [*command, "-o", tmp_path / "run"], stdout=other, stderr=other,
         env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
@@ -187,11 +195,11 @@ def test_a_terminal_gets_a_live_line_and_words(tones: Path, tmp_path: Path) -> N
     shown = b""
     while True:
         try:
-            shown += os.read(main, 65536)
+            shown += os.read(near, 65536)
         except OSError:  # the other end is closed: on Linux that is EIO
             break
     assert process.wait(120) == 0
-    os.close(main)
+    os.close(near)
     assert b"clips/s" in shown
     assert b"best" in shown
     assert b"{" not in shown.splitlines()[-6]

@@ -13,9 +13,13 @@ from pathlib import Path
 
 import pytest
 import tinyrun
+import torch
 from tinyrun import VIT, Fit, Listener, digests
 
+from audiossl.commands import main
 from audiossl.engine import checkpoint, run
+from audiossl.engine.distributed import Team
+from audiossl.engine.signals import ASKING, Stop
 from audiossl.errors import UsageError
 from audiossl.hub import sha256
 
@@ -89,23 +93,39 @@ class Left(BaseException):
     """What the process's own handler raises."""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", ASKING)
 def test_a_signal_stops_it_after_the_update_at_work(
     fit: Fit, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def leave(*_: object) -> None:
         raise Left
 
-    before = signal.signal(signal.SIGTERM, leave)
+    before = [(name, signal.signal(name, leave)) for name in (signal.SIGTERM, signal.SIGHUP)]
     sender = Sender(number, after=3)
     try:
         with pytest.raises((Left, KeyboardInterrupt)):
             fit("pieces", *SHORT, watch=sender)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for name, handler in before:
+            signal.signal(name, handler)
     assert sender.texts[-1] == f"{signal.Signals(number).name}: saving after step 3"
     pieces = fit("pieces", *SHORT, resume=True).folder
     assert digests(pieces) == digests(fit("whole", *SHORT).folder)
+
+
+def test_a_hung_up_terminal_ends_no_run_under_nohup(monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGHUP)}
+    monkeypatch.setattr(main, "leave", lambda code: None)
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        main.run(["--version"])
+        with Stop() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.agree(Team(torch.device("cpu"))) is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        for name, handler in handlers.items():
+            signal.signal(name, handler)
 
 
 def test_a_time_limit_stops_it_after_every_update(fit: Fit) -> None:

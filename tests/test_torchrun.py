@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gloo_worker
 import pytest
 import tinyrun
 from conftest import COMMAND
 from test_checkpoint import fill, small_disk
-from test_distributed import together
+from test_distributed import assert_close, together
 from tinyrun import Fit, digests, lines
 
 from audiossl.engine import checkpoint
@@ -66,6 +67,42 @@ def test_two_processes_in_pieces_end_with_the_same_bytes(fit: Fit, overrides: li
     assert [said["steps"] for said in first] == [8, 3, 4, 8]
     assert first[2]["stopped"] == "time limit"
     assert digests(fit.folder / "pieces") == digests(fit.folder / "whole")
+
+
+@pytest.mark.parametrize("name", ["audio_mae", "bird_mae", "ssast", "ssamba"])
+def test_every_objective_comes_to_the_same_in_two_processes(fit: Fit, name: str) -> None:
+    given = [
+        "train.steps=3", "train.batch_size=4", "train.log_every=1", "train.optimizer=sgd",
+        "train.eval_every=3", "train.lr=0.05", "data.valid_fraction=0.25",
+    ]  # fmt: skip
+    alone = {"overrides": fit.given("one", *given, "train.accumulate=2"), "options": {}}
+    assert gloo_worker.run(**alone, name=f"tiny/{name}")["steps"] == 3
+    kinds = ("ddp", "fsdp")
+    jobs: list[dict[str, Any]] = [
+        {
+            "overrides": fit.given(kind, *given, f"train.parallel={kind}"),
+            "options": {},
+            "name": f"tiny/{name}",
+        }
+        for kind in kinds
+    ]
+    first, second = together(jobs)
+    assert first == second
+    for kind in kinds:
+        assert_close(fit.folder / "one", fit.folder / kind)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_compiled_blocks_go_with_both(fit: Fit, kind: str) -> None:
+    given = [*SHORT, *tinyrun.VIT, f"train.parallel={kind}", "train.optimizer=sgd"]
+    compiled = fit.given("compiled", *given, "train.compile=true")
+    first, _ = together(
+        [{"overrides": fit.given("plain", *given), "options": {}},
+         {"overrides": compiled, "options": {}}]
+    )  # fmt: skip
+    assert [said.get("steps") for said in first] == [8, 8], first
+    for one, other in zip(lines(fit.folder / "plain"), lines(fit.folder / "compiled"), strict=True):
+        assert other == pytest.approx(one, abs=1e-4)
 
 
 def test_one_process_takes_over_from_two_with_twice_the_passes(fit: Fit) -> None:

@@ -411,5 +411,5 @@ def _loader(batches: _Batches, sampler: Any, workers: int) -> DataLoader[dict[st
 def _leave_signals_to_the_loop(_worker: int) -> None:
     """Ctrl-C, torchrun and Slurm signal whole process groups: the loop saves first, and needs its
     workers for that. They end when it says so, or within seconds of its death."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

@@ -10,12 +10,15 @@ from typing import Any
 
 from audiossl.engine.distributed import Team
 
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
 
 class Stop:
     """Context: `reason` is not None once the run should end. Only the main thread gets signals.
 
-    SIGINT, SIGTERM and SIGUSR1 (which Slurm sends before it kills) ask for the end, and so does
-    `seconds` of run time. `leave()` then ends the process as the signal would have.
+    SIGINT, SIGTERM, SIGHUP (unless nohup has it ignored) and SIGUSR1 (which Slurm sends before it
+    kills) ask for the end, and so does `seconds` of run time. `leave()` then ends the process as
+    the signal would have.
     """
 
     def __init__(self, seconds: float | None = None) -> None:
@@ -26,8 +29,9 @@ class Stop:
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-                self._before[number] = signal.signal(number, self._asked)
+            for number in ASKING:
+                if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._asked)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -56,4 +60,5 @@ class Stop:
         if self.number == signal.SIGINT:
             raise KeyboardInterrupt
         if self.number is not None:
-            signal.raise_signal(signal.SIGTERM)
+            hung_up = self.number == signal.SIGHUP
+            signal.raise_signal(signal.SIGHUP if hung_up else signal.SIGTERM)

@@ -81,7 +81,7 @@ def fit(
     max_steps: end after so many updates (the schedule stays that of the recipe). time_limit: end,
     saved, after so many seconds. resume: go on from the newest whole checkpoint in the folder, as a
     process that torchrun has restarted does anyway.
-    SIGINT, SIGTERM and SIGUSR1 end the run, saved, after the update at work.
+    SIGINT, SIGTERM, SIGHUP and SIGUSR1 end the run, saved, after the update at work.
     Raises RecipeError, UsageError, ModelError, InputError or OutputError; AudiosslError with code
     "not-finite" when the loss is no number any more, "process-lost" when another process died.
     """
