@@ -146,7 +146,7 @@ def test_groups_are_never_on_both_sides_and_it_is_said(caplog: pytest.LogCapture
     rows[0] = replace(rows[0], group="b")
     with caplog.at_level(logging.WARNING, "audiossl"):
         made_up(rows).check()
-    assert "1 clips are not trained on" in caplog.text
+    assert "1 clip left out of training" in caplog.text
     (result,) = made_up(rows, settings=QUICK).results()
     for unit in result.units:
         train, test = ({rows[i].group for i in side} for side in (unit.train, unit.test))

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audiossl import hub
-from audiossl.data import manifest
+from audiossl.data import datasets, manifest
 from audiossl.data.manifest import Row
 from audiossl.errors import InputError, UsageError
 from audiossl.evaluate import fewshot, metrics, probes, protocol
@@ -129,7 +131,8 @@ class Evaluation:
         if count < 2:
             raise UsageError(f"{self.data}: {count} labels in its rows, a probe needs two")
         if lost := max(split.crossing for split in self._splits(seed=1)):
-            log.warning("warning: %d clips are not trained on: their group is tested", lost)
+            clips = f"{lost} clip{'s' if lost > 1 else ''}"
+            log.warning("warning: %s left out of training: their group is tested", clips)
         if {None} != set(self.options.shots) and not self.allowed.any():
             raise UsageError(f"rule {self.options.rule}: no recording is short enough")
 
@@ -313,13 +316,16 @@ def opened(
 def read_data(
     data: str | Path | Sequence[Row], root: str | None = None
 ) -> tuple[str, Sequence[Row]]:
-    """Its name, and its rows. root: folder that a manifest's paths begin at, default its own.
+    """Its name, and its rows. root: where a data set lies, or a manifest's paths begin.
 
     Raises UsageError.
     """
     if not isinstance(data, str | Path):
         return "rows", data
-    return str(data), manifest.read(data, root)
+    name = str(data)
+    if re.fullmatch(r"\w+", name) and not os.path.exists(name):
+        return name, datasets.read(name, root)  # which knows the nearest name
+    return name, datasets.rows_of(name, root)[0]
 
 
 def is_single(rows: Sequence[Row], task: str = "auto") -> bool:
@@ -331,7 +337,7 @@ def is_single(rows: Sequence[Row], task: str = "auto") -> bool:
         raise UsageError(f"task {task!r}: one of {', '.join(TASKS)}")
     other = next((row for row in rows if len(row.labels) != 1 or row.known), None)
     if task == "single" and other is not None:
-        raise UsageError(f"task single: {other.path.name} has {len(other.labels)} labels")
+        raise UsageError(f"task single: {other.name} has {len(other.labels)} labels")
     return other is None if task == "auto" else task == "single"
 
 

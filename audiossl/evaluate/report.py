@@ -230,7 +230,10 @@ def _map(evaluation: Evaluation, kind: str) -> str:
     ).astype(np.int64)
     if (classes == len(labels)).any():
         labels.append("no label")
-    names = [f"{row.path.name}: {', '.join(row.labels) or 'no label'}" for row in evaluation.rows]
+    names = [
+        f"{os.path.basename(row.name)}: {', '.join(row.labels) or 'no label'}"
+        for row in evaluation.rows
+    ]
     drawing = charts.scatter(places, classes, labels, names, f"{len(names)} clips by {words}")
     several = "" if evaluation.single else " A clip with several labels has the mark of its first."
     return (
@@ -260,7 +263,7 @@ def _reading(results: Sequence[Result]) -> str:
 
 def _errors(evaluation: Evaluation) -> str:
     items = [
-        f"<li>{shown(str(row.path))}: {shown(error.message)}</li>"
+        f"<li>{shown(row.name)}: {shown(error.message)}</li>"
         for row, error in evaluation.errors[:MOST_ERRORS]
     ]
     more = len(evaluation.errors) - len(items)
