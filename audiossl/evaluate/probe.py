@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -153,11 +154,16 @@ class Evaluation:
         seeds = range(1, 1 + (self.options.seeds or (SEEDS if chance else 1)))
         plan = [(seed, split) for seed in seeds for split in self._splits(seed)]
         amount = "all clips" if shots is None else f"{shots} a class"
+        if shots is not None:
+            _ = self.allowed  # once, before there are threads
         units = []
-        with ThreadPoolExecutor(min(self.jobs, FITS_AT_ONCE)) as pool:
+        pool = ThreadPoolExecutor(min(self.jobs, FITS_AT_ONCE))
+        try:
             for unit in pool.map(lambda item: self._unit(name, shots, *item), plan):
                 units.append(unit)
                 self.progress(f"{name}, {amount}, seed {unit.seed}, {unit.split.name}")
+        finally:  # an interruption does not wait for fits that nobody will see
+            pool.shutdown(wait=False, cancel_futures=True)
         return units
 
     def _unit(self, name: str, shots: int | None, seed: int, split: Split) -> Unit:
@@ -191,12 +197,10 @@ class Evaluation:
     def _goal(self, places: Index, seen: NDArray[np.bool_]) -> Goal:
         return Goal(self.targets[places][:, seen], self.groups[places], self.single)
 
-    @property
+    @cached_property
     def allowed(self) -> NDArray[np.bool_]:
-        """(rows,) whether a clip may be one of the few shots."""
-        if not hasattr(self, "_allowed"):
-            self._allowed = fewshot.eligible(self.rows, self.options.rule)
-        return self._allowed
+        """(rows,) whether a clip may be one of the few shots; opens files for some rules."""
+        return fewshot.eligible(self.rows, self.options.rule)
 
     def _records(self, name: str, shots: int | None, units: Sequence[Unit]) -> list[ProbeRecord]:
         tested = np.unique(np.concatenate([unit.test for unit in units]))
