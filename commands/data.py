@@ -5,24 +5,14 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from . import options
 from .models import LISTED, as_json, in_words, say_json, say_table
 
 COLUMNS = ("name", "title", "clips", "licence", "folder")
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
-
-
-def complete_sets(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
-    """Known data sets; files where none begins so."""
-    from audiossl.data import datasets
-
-    items = [CompletionItem(name) for name in datasets.names() if name.startswith(incomplete)]
-    return items or [CompletionItem(incomplete, type="file")]
 
 
 def parse_size(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
@@ -34,7 +24,7 @@ def parse_size(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
     return size
 
 
-source = click.argument("source", shell_complete=complete_sets)
+source = click.argument("source", shell_complete=options.complete_sets)
 root = click.option(
     "--root",
     metavar="FOLDER",
@@ -89,7 +79,7 @@ def ls(format_: str, quiet: bool) -> None:
 
 
 @command.command()
-@click.argument("name", shell_complete=complete_sets)
+@click.argument("name", shell_complete=options.complete_sets)
 @root
 @click.option("--checksums", is_flag=True, help="Compare files with the published checksums.")
 @LISTED

@@ -42,6 +42,14 @@ def complete_models(_ctx: click.Context, _param: click.Parameter, incomplete: st
     return items or [CompletionItem(incomplete, type="dir")]
 
 
+def complete_sets(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
+    """Known data sets; files where none begins so."""
+    from audiossl.data import datasets
+
+    items = [CompletionItem(name) for name in datasets.names() if name.startswith(incomplete)]
+    return items or [CompletionItem(incomplete, type="file")]
+
+
 def complete_recipes(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
     """Recipes in the package; files where none begins so."""
     from importlib import resources
@@ -61,6 +69,20 @@ common = chain(
     click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks."),
 )
 
+device = click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]|mps",
+    help="Where the network runs.",
+)  # fmt: skip
+
+offline = click.option(
+    "--offline",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=lambda _ctx, _param, value: value and os.environ.update(AUDIOSSL_OFFLINE="1"),
+    help="Never ask the Hub: only what is here.",
+)
+
 model = chain(
     click.option(
         "-m",
@@ -69,19 +91,9 @@ model = chain(
         shell_complete=complete_models,
         help="An embedded model, a model folder, or one of the Hub.  [default: the embedded one]",
     ),
-    click.option(
-        "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]|mps",
-        help="Where the network runs.",
-    ),
-    click.option(
-        "--offline",
-        is_flag=True,
-        expose_value=False,
-        is_eager=True,
-        callback=lambda _ctx, _param, value: value and os.environ.update(AUDIOSSL_OFFLINE="1"),
-        help="Never ask the Hub: only what is here.",
-    ),
-)  # fmt: skip
+    device,
+    offline,
+)
 
 inputs = chain(
     click.argument("inputs", nargs=-1, metavar="[FILES|FOLDERS|GLOBS|-]..."),

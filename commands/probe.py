@@ -41,8 +41,10 @@ def shot_numbers(
 
 
 what = options.chain(
-    click.option("--data", required=True, metavar="MANIFEST|FOLDER|NAME", help="Labelled clips."),
-    click.option("--root", metavar="FOLDER", help="Where the paths of a manifest begin."),
+    click.option("--data", required=True, metavar="MANIFEST|FOLDER|NAME",
+                 shell_complete=options.complete_sets, help="Labelled clips."),
+    click.option("--root", metavar="FOLDER", type=click.Path(),
+                 help="Where the paths of a manifest begin, or where a set lies."),
     click.option("-p", "--probe", "probes", multiple=True, default=["linear"],
                  callback=probe_names, metavar="NAME[,NAME...]",
                  help=f"{', '.join(PROBES)}, or all.  [default: linear]"),
@@ -88,8 +90,8 @@ where = options.chain(
                  help="Write here, whole or not at all."),
     click.option("--on-exists", type=click.Choice(["error", "skip", "overwrite"]), default="error",
                  help="What to do when an output exists."),
-    click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]|mps",
-                 help="Where the model runs; probes run on the CPU."),
+    options.device,
+    options.offline,
     click.option("-j", "--jobs", type=click.IntRange(1), help="Files and fits at work at once;"
                  " results are the same.  [default: all cores]"),
     options.common,
@@ -191,8 +193,8 @@ def records(evaluation: Any, results: list[Any]) -> Iterator[dict[str, Any]]:
     from .output import say_record_error
 
     for row, error in evaluation.errors:
-        say_record_error(str(row.path), error)
-        yield ErrorRecord(str(row.path), error.code, error.message).to_dict()
+        say_record_error(row.name, error)
+        yield ErrorRecord(row.name, error.code, error.message).to_dict()
     for result in evaluation.results() if evaluation.rows else ():
         results.append(result)
         yield from (record.to_dict() for record in result.records)

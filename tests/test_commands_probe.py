@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -40,8 +41,11 @@ Answer = tuple[int, bytes, str]
 
 
 @pytest.fixture
-def run(capfdbinary: pytest.CaptureFixture[bytes], place: Path) -> Callable[..., Answer]:
+def run(
+    capfdbinary: pytest.CaptureFixture[bytes], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Answer]:
     """The command in this process: exit code, stdout, stderr."""
+    monkeypatch.setattr(sys, "argv", ["audiossl"])  # pytest's own -q is none of its business
 
     def call(*args: str | Path, data: str | Path | None = None) -> Answer:
         words = ["probe", place / "model", "--data", data or place / "clips.csv", *args]
@@ -192,6 +196,33 @@ def test_wrong_options_are_said_in_a_line(
     assert (found, out) == (code, b"")
     assert says in err
     assert "Traceback" not in err
+
+
+def test_a_data_set_by_name(
+    run: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folds and groups are used, and what the copy lacks is said."""
+    import numpy as np
+    import soundfile
+
+    rng = np.random.default_rng(0)
+    lines = ["filename,fold,target,category,src_file,take"]
+    (tmp_path / "esc10" / "audio").mkdir(parents=True)
+    for i in range(16):
+        name = f"{i % 2 + 1}-{i // 4}-A.ogg" if i % 4 < 2 else f"{i % 2 + 1}-{i}-A.ogg"
+        wave = rng.normal(0, 0.1 if i // 2 % 2 else 0.001, 8000)
+        soundfile.write(tmp_path / "esc10" / "audio" / name, wave, 16000)
+        lines.append(f"{name},{i % 2 + 1},0,{('dog', 'rain')[i // 2 % 2]},{name[2:-6]},A")
+    (tmp_path / "esc10" / "esc10.csv").write_text("\n".join(lines))
+    monkeypatch.setenv("AUDIOSSL_DATA", str(tmp_path))
+    code, out, err = run("-p", "knn", data="esc10")
+    assert code == 0, err
+    found = records(out)
+    assert {(r["data"], r["folds"], r["clips"]) for r in found} == {("esc10", 2, 16)}
+    assert "not the whole set" in err
+    assert "their group is tested" in err
+    code, _, err = run(data="esc01")
+    assert (code, "did you mean" in err) == (2, True)
 
 
 def test_data_and_model_that_are_not_there(run: Callable[..., Answer], place: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import time
+import types
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -146,7 +148,7 @@ def test_groups_are_never_on_both_sides_and_it_is_said(caplog: pytest.LogCapture
     rows[0] = replace(rows[0], group="b")
     with caplog.at_level(logging.WARNING, "audiossl"):
         made_up(rows).check()
-    assert "1 clips are not trained on" in caplog.text
+    assert "1 clip left out of training" in caplog.text
     (result,) = made_up(rows, settings=QUICK).results()
     for unit in result.units:
         train, test = ({rows[i].group for i in side} for side in (unit.train, unit.test))
@@ -285,6 +287,28 @@ def test_features_live_as_long_as_the_block_or_in_the_cache(
     with opened(transformer(), rows, options, "clips", digest="x", cache=cache) as evaluation:
         assert evaluation.pooled is not None
     assert sorted(path.name.split("-")[0] for path in cache.iterdir()) == ["pooled", "tokens"]
+
+
+def test_an_interruption_waits_for_no_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted: list[int] = []
+
+    def fit(features, goal, settings, seed, valid=None):
+        time.sleep(0.2)
+        fitted.append(seed)
+        return lambda asked: np.zeros((len(asked), goal.targets.shape[1]), np.float32)
+
+    slow = types.SimpleNamespace(NEEDS="pooled", fit=fit)
+    monkeypatch.setattr(probes, "load", lambda _name: slow)
+    evaluation = made_up(names(24, fold="1234"), seeds=20)
+
+    def interrupted(_what: str) -> None:
+        raise KeyboardInterrupt
+
+    evaluation.progress = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        next(evaluation.results())
+    time.sleep(0.6)
+    assert 1 <= len(fitted) <= 3
 
 
 def test_a_folder_of_labels_is_data_as_well(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import soundfile
 import torch
 from probe_clips import RATE, convolutional, transformer
 
-from audiossl import audio
+from audiossl import audio, models
 from audiossl.data.manifest import Row
 from audiossl.errors import InputError, OutputError
 from audiossl.evaluate import features
@@ -88,6 +88,33 @@ def test_tokens_are_the_encoders_in_its_grid(
         with torch.inference_mode():
             expected = model.encoder(model.frontend(torch.from_numpy(wave)[None]))[0]
         assert torch.allclose(found.window(int(number)), expected, atol=4e-3)  # float16
+
+
+TINY = {
+    "ast": {"frames": 64},
+    "audio_mae": {"frames": 64},
+    "bird_mae": {"frames": 64},
+    "dscnn": {"widths": [8], "strides": [2], "stem": 4},
+    "passt": {"frames": 64, "stride": [16, 10]},
+    "ssamba": {"frames": 64},
+    "ssast": {"frames": 64},
+    "vit": {"frames": 64, "class_tokens": 0},
+}
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_every_architecture_says_where_its_tokens_lie(name: str) -> None:
+    """All tokens that are no class tokens are in the grid; it is as deep as the bands allow."""
+    sizes = {} if name == "dscnn" else {"mel": 32, "depth": 2}
+    heads = {} if name in ("dscnn", "ssamba") else {"heads": 2}
+    encoder = models.build(name, dim=16, **sizes, **heads, **TINY[name]).eval()
+    with torch.inference_mode():
+        count = encoder(torch.randn(1, 32, 64)).shape[1]
+    rows, columns = features.token_grid(encoder, 64, count)
+    assert features.class_tokens(encoder) + rows * columns == count
+    if name != "dscnn":
+        assert min(rows, columns) >= 2
+        assert (rows, columns) == encoder.grid(64)  # type: ignore[operator]
 
 
 def test_an_encoder_without_a_grid_has_its_tokens_over_time(

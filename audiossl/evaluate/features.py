@@ -8,6 +8,7 @@ needs all of them at once.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -25,16 +26,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from audiossl import audio, batch
+from audiossl.data.loader import open_clip
 from audiossl.data.manifest import Row
 from audiossl.errors import InputError, OutputError
 from audiossl.evaluate import tokens as token_files
 from audiossl.evaluate.tokens import Tokens, TokenWriter
+from audiossl.inference import BATCH_SIZE, Inference
 from audiossl.model import Model
 
 KINDS = ("pooled", "tokens")
 POOLED, ERRORS = "pooled.npy", "errors.json"
-WINDOW_SECONDS = 10.0  # where a checkpoint names no window of its own
-BATCH_SIZE = 4  # windows that the network takes at a time
 AHEAD = 2  # batches that may be under way, a worker
 LARGEST = 65504.0  # of float16
 VERSION = 1  # of what is kept on disk
@@ -111,13 +112,13 @@ class Extractor:
                         group = []
             except InputError as error:
                 self.errors[place] = error
-            self.progress(rows[place].path.name)
+            self.progress(os.path.basename(rows[place].name))
         if group:
             yield group
 
     def _windows(self, row: Row) -> Iterator[NDArray[np.float32]]:
         rate = self.model.rate
-        seconds = self.window or self.model.config.window_seconds or WINDOW_SECONDS
+        seconds = Inference(self.model).window(self.window)
         found = False
         for window in audio.windows(clip_blocks(row, rate), rate, seconds):
             if not found or len(window.wave) >= seconds * rate / 2:
@@ -160,7 +161,7 @@ def clip_blocks(row: Row, rate: int) -> Iterator[NDArray[np.float32]]:
     first = round((row.start or 0.0) * rate)
     stop = None if row.end is None else round(row.end * rate)
     seen = 0
-    with audio.stream(row.path, rate) as blocks:
+    with open_clip(row) as source, audio.stream(source, rate) as blocks:
         for block in blocks:
             last = len(block) if stop is None else max(0, stop - seen)
             part = block[max(0, first - seen) : last]
@@ -276,5 +277,6 @@ def _key(extractor: Extractor, rows: Sequence[Row], digest: str) -> str:
             facts.append([status.st_size, status.st_mtime_ns])
         except OSError as error:
             facts.append(error.errno)
-        facts.append([os.path.abspath(row.path), row.start, row.end])
-    return hashlib.sha256(json.dumps(facts).encode("ascii")).hexdigest()[:24]
+        facts.append([os.path.abspath(row.path), row.start, row.end, row.member])
+    described = json.dumps(facts, default=dataclasses.astuple)
+    return hashlib.sha256(described.encode("ascii")).hexdigest()[:24]

@@ -9,11 +9,11 @@ k of them gets a second clip of one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from audiossl import audio
 from audiossl.data.loader import clip_seconds
 from audiossl.data.manifest import Row
 from audiossl.errors import InputError, UsageError
@@ -38,9 +38,9 @@ def eligible(rows: Sequence[Row], rule: str) -> NDArray[np.bool_]:
     limit = STRICT_SECONDS if rule == "strict" else LENIENT_SECONDS
     lengths: dict[str, float] = {}
     for row in rows:
-        if str(row.path) not in lengths:
-            lengths[str(row.path)] = recording_seconds(row)
-    short = np.array([lengths[str(row.path)] <= limit + ROUNDING for row in rows], bool)
+        if row.name not in lengths:
+            lengths[row.name] = recording_seconds(row)
+    short = np.array([lengths[row.name] <= limit + ROUNDING for row in rows], bool)
     if rule == "strict":
         return short
     alone = [len(row.labels) == 1 and not row.extra.get(SECONDARY) for row in rows]
@@ -50,8 +50,7 @@ def eligible(rows: Sequence[Row], rule: str) -> NDArray[np.bool_]:
 def recording_seconds(row: Row) -> float:
     """Length of the whole file; infinite when it cannot be read."""
     try:
-        seconds = audio.info(row.path).seconds
-        return clip_seconds(Row(row.path)) if seconds is None else seconds
+        return clip_seconds(replace(row, start=None, end=None))
     except InputError:
         return float("inf")
 

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +132,8 @@ class Evaluation:
         if count < 2:
             raise UsageError(f"{self.data}: {count} labels in its rows, a probe needs two")
         if lost := max(split.crossing for split in self._splits(seed=1)):
-            log.warning("warning: %d clips are not trained on: their group is tested", lost)
+            clips = f"{lost} clip{'s' if lost > 1 else ''}"
+            log.warning("warning: %s left out of training: their group is tested", clips)
         if {None} != set(self.options.shots) and not self.allowed.any():
             raise UsageError(f"rule {self.options.rule}: no recording is short enough")
 
@@ -150,11 +154,16 @@ class Evaluation:
         seeds = range(1, 1 + (self.options.seeds or (SEEDS if chance else 1)))
         plan = [(seed, split) for seed in seeds for split in self._splits(seed)]
         amount = "all clips" if shots is None else f"{shots} a class"
+        if shots is not None:
+            _ = self.allowed  # once, before there are threads
         units = []
-        with ThreadPoolExecutor(min(self.jobs, FITS_AT_ONCE)) as pool:
+        pool = ThreadPoolExecutor(min(self.jobs, FITS_AT_ONCE))
+        try:
             for unit in pool.map(lambda item: self._unit(name, shots, *item), plan):
                 units.append(unit)
                 self.progress(f"{name}, {amount}, seed {unit.seed}, {unit.split.name}")
+        finally:  # an interruption does not wait for fits that nobody will see
+            pool.shutdown(wait=False, cancel_futures=True)
         return units
 
     def _unit(self, name: str, shots: int | None, seed: int, split: Split) -> Unit:
@@ -188,12 +197,10 @@ class Evaluation:
     def _goal(self, places: Index, seen: NDArray[np.bool_]) -> Goal:
         return Goal(self.targets[places][:, seen], self.groups[places], self.single)
 
-    @property
+    @cached_property
     def allowed(self) -> NDArray[np.bool_]:
-        """(rows,) whether a clip may be one of the few shots."""
-        if not hasattr(self, "_allowed"):
-            self._allowed = fewshot.eligible(self.rows, self.options.rule)
-        return self._allowed
+        """(rows,) whether a clip may be one of the few shots; opens files for some rules."""
+        return fewshot.eligible(self.rows, self.options.rule)
 
     def _records(self, name: str, shots: int | None, units: Sequence[Unit]) -> list[ProbeRecord]:
         tested = np.unique(np.concatenate([unit.test for unit in units]))
@@ -313,15 +320,16 @@ def opened(
 def read_data(
     data: str | Path | Sequence[Row], root: str | None = None
 ) -> tuple[str, Sequence[Row]]:
-    """Its name, and its rows. root: folder that a manifest's paths begin at, default its own.
+    """Its name, and its rows. root: where a data set lies, or a manifest's paths begin.
 
     Raises UsageError.
     """
     if not isinstance(data, str | Path):
         return "rows", data
-    if str(data) in datasets.names() and not Path(data).exists():
-        return str(data), datasets.read(str(data), root)
-    return str(data), manifest.read(data, root)
+    name = str(data)
+    if re.fullmatch(r"\w+", name) and not os.path.exists(name):
+        return name, datasets.read(name, root)  # which knows the nearest name
+    return name, datasets.rows_of(name, root)[0]
 
 
 def is_single(rows: Sequence[Row], task: str = "auto") -> bool:
@@ -333,7 +341,7 @@ def is_single(rows: Sequence[Row], task: str = "auto") -> bool:
         raise UsageError(f"task {task!r}: one of {', '.join(TASKS)}")
     other = next((row for row in rows if len(row.labels) != 1 or row.known), None)
     if task == "single" and other is not None:
-        raise UsageError(f"task single: {other.path.name} has {len(other.labels)} labels")
+        raise UsageError(f"task single: {other.name} has {len(other.labels)} labels")
     return other is None if task == "auto" else task == "single"
 
 

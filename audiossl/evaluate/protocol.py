@@ -91,7 +91,7 @@ def group_numbers(rows: Sequence[Row]) -> Index:
         return place
 
     for place, row in enumerate(rows):
-        for key in (("group", row.group), ("file", str(row.path))):
+        for key in (("group", row.group), ("file", row.name)):
             if key[1]:
                 parents[root(place)] = root(owner.setdefault(key, place))
     return np.unique([root(place) for place in range(len(rows))], return_inverse=True)[1]

@@ -24,6 +24,7 @@ from audiossl.evaluate.report_style import STYLE
 MOST_CLASSES = 30  # in a confusion matrix
 CONFUSIONS = 30  # listed where there are more classes
 MOST_ERRORS = 100
+NUMBERS = ("Clips", "AP", "Of the class")  # heads of columns of numbers
 FULL = 0.6  # share from which a cell is dark
 TITLES = {
     "accuracy": "Accuracy",
@@ -201,10 +202,10 @@ def _bars(evaluation: Evaluation, result: Result) -> str:
     rows = []
     for i in order:
         value = "–" if np.isnan(found[i]) else f"{found[i]:.3f}"
-        width = round(350 * float(np.nan_to_num(found[i])))
+        width = 100 * float(np.nan_to_num(found[i]))
         rows.append(
             f'<tr><th scope="row">{shown(evaluation.labels[i])}</th><td class="number">{clips[i]}'
-            f'</td><td class="number">{value}</td><td class="bar"><span style="width:{width}px">'
+            f'</td><td class="number">{value}</td><td class="bar"><span style="width:{width:.1f}%">'
             "</span></td></tr>"
         )
     return "<h3>Average precision of each class</h3>" + _table(
@@ -213,7 +214,10 @@ def _bars(evaluation: Evaluation, result: Result) -> str:
 
 
 def _table(style: str, head: Sequence[str], rows: Sequence[str]) -> str:
-    cells = "".join(f'<th scope="col">{name}</th>' if name else "<td></td>" for name in head)
+    cells = "".join(
+        f'<th scope="col"{" class=number" * (name in NUMBERS)}>{name}</th>' if name else "<td></td>"
+        for name in head
+    )
     return (
         f'<div class="wide"><table class="{style}"><thead><tr>{cells}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
@@ -230,7 +234,10 @@ def _map(evaluation: Evaluation, kind: str) -> str:
     ).astype(np.int64)
     if (classes == len(labels)).any():
         labels.append("no label")
-    names = [f"{row.path.name}: {', '.join(row.labels) or 'no label'}" for row in evaluation.rows]
+    names = [
+        f"{os.path.basename(row.name)}: {', '.join(row.labels) or 'no label'}"
+        for row in evaluation.rows
+    ]
     drawing = charts.scatter(places, classes, labels, names, f"{len(names)} clips by {words}")
     several = "" if evaluation.single else " A clip with several labels has the mark of its first."
     return (
@@ -260,7 +267,7 @@ def _reading(results: Sequence[Result]) -> str:
 
 def _errors(evaluation: Evaluation) -> str:
     items = [
-        f"<li>{shown(str(row.path))}: {shown(error.message)}</li>"
+        f"<li>{shown(row.name)}: {shown(error.message)}</li>"
         for row, error in evaluation.errors[:MOST_ERRORS]
     ]
     more = len(evaluation.errors) - len(items)

@@ -54,12 +54,15 @@ details > div { padding: 4px 16px 16px; }
 .matrix thead span { writing-mode: vertical-rl; transform: rotate(180deg); white-space: nowrap; }
 .bars th, .bars td { padding: 3px 10px 3px 0; font-size: 13px; font-weight: 400; text-align: left; }
 .bars thead th { color: var(--soft); }
-.bars td.number { text-align: right; }
-.bars td.bar { width: 360px; }
+.bars .number { text-align: right; }
+.bars { width: 100%; max-width: 640px; }
+.bars td.bar {
+  width: 60%; padding-right: 0;
+  background: linear-gradient(var(--wash), var(--wash)) no-repeat 0 50% / 100% 12px;
+}
 .bars td.bar span {
   display: block; height: 12px; border-radius: 3px; background: rgb(var(--accent) / 0.85);
 }
-.bars td.bar { background: linear-gradient(var(--wash), var(--wash)) no-repeat 0 50% / 350px 12px; }
 figure { margin: 16px 0; }
 svg.map, svg.intervals { display: block; width: 100%; height: auto; max-width: 760px; }
 svg.map { background: var(--wash); border-radius: 8px; }

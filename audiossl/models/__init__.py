@@ -4,6 +4,8 @@ Each file defines `build(**arguments) -> nn.Module`, an encoder with
 `.dim`, `encoder(spec) -> tokens (batch, tokens, dim)` and `encoder.embed(spec) -> (batch, dim)`,
 where `spec` is (batch, mel, frames) as the checkpoint's frontend gives it. It may define
 `refit(frames, stride)`: keep what is learned for another length and other strides of patches.
+One with class tokens in front says how many, `.class_tokens`, and one whose patches lie in a grid
+`encoder.grid(frames) -> (rows, columns)`, read row by row.
 One whose tokens have a place in time has `encoder.timeline(spec) -> (batch, moments, dim)` and
 `.timing`, the Timing (layers.py) of those moments.
 

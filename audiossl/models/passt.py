@@ -50,6 +50,8 @@ class PaSST(nn.Module):
     Raises ValueError on an unknown size or a patchout below 0 or of all there is.
     """
 
+    class_tokens = 2
+
     def __init__(
         self,
         size: str = "base",
@@ -114,6 +116,11 @@ class PaSST(nn.Module):
         """
         pieces = [self(piece)[:, :2].mean(1) for piece in self._pieces(spec)]
         return torch.stack(pieces).mean(0)
+
+    def grid(self, frames: int) -> tuple[int, int]:
+        """(rows, columns) of the patches that a spectrogram of `frames` frames gives, all kept."""
+        rows, columns = self.patch_embed.grid(max(frames, PATCH))
+        return rows, min(columns, self.columns)
 
     @property
     def timing(self) -> Timing:
