@@ -111,7 +111,7 @@ class Scratch:
     def take(self, count: int) -> Tensor:
         """At least `count` float32 numbers."""
         if len(self._numbers) < count:
-            block = mmap.mmap(-1, 4 * count)
+            block = mmap.mmap(-1, 4 * count, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             with contextlib.suppress(AttributeError, OSError):  # not Linux, or not allowed
                 block.madvise(mmap.MADV_HUGEPAGE)
             self._numbers = torch.frombuffer(block, dtype=torch.float32)

@@ -84,7 +84,7 @@ bool spread(int64_t batch, int64_t channels, int64_t parts, int64_t threads, con
 
 #define SET avx512
 #define LANES 16
-#define TARGET __attribute__((target("avx512f,prefer-vector-width=512")))
+#define TARGET __attribute__((target("avx512f")))
 #include "set.h"
 #endif
 
