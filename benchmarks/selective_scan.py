@@ -151,7 +151,7 @@ def timed(
     """Seconds of one run; the quick ones run several times a turn, for a turn of some length."""
     times = {OURS: 10, TORCH: 2}
 
-    def repeated(run: Callable[[], object], count: int) -> Callable[[], None]:
+    def repeated(run: Callable[[], object], count: int) -> Callable[[], object]:
         def turn() -> None:
             for _ in range(count):
                 run()
