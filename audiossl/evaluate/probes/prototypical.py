@@ -16,6 +16,7 @@ The upsampling has no parameters, so the published rate for it moves nothing. Us
 
 Upsampling is linear, so products are taken on the token grid and then upsampled: the same numbers
 for a quarter of the work. Only the tokens' lengths need the upsampled tokens, and they are frozen.
+Gradients go through the place of each maximum alone, so only it is computed with them.
 
 Where an encoder has two class tokens, their mean is subtracted; where it has none, the mean of the
 window's tokens; a window's prototypes are compared in all windows of a clip. Deviation: the public
@@ -24,6 +25,8 @@ tokens that are no neighbours. Here the grid is the true one; `Prototypical` tak
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 import numpy as np
 import torch
@@ -84,10 +87,14 @@ class Prototypical(nn.Module):
             lengths = upsampled_lengths(tokens, grid)
         vectors = self.prototype_vectors.flatten(1)  # (prototypes, dim)
         eps = EPSILON_CHANNELS * EPSILON**2
+        products = (tokens @ vectors.T).transpose(1, 2)
+        with torch.no_grad():  # a prototype's own length decides nothing about its best place
+            cosines = (upsampled(products, grid) + eps) / lengths[:, None]
+            best = cosines.flatten(2).argmax(2)
+        patches, weights = neighbours(grid)
+        chosen = (products.gather(2, patches[best]) * weights[best]).sum(-1)
         norms = (vectors.square().sum(1) + eps + EPSILON).sqrt() + EPSILON
-        products = upsampled((tokens @ vectors.T).transpose(1, 2), grid) + eps
-        cosines = products / (SLACK * norms[:, None, None] * lengths[:, None])
-        return cosines.amax((2, 3)).relu()
+        return ((chosen + eps) / (SLACK * norms * lengths.flatten(1).gather(1, best))).relu()
 
     def orthogonality(self) -> Tensor:
         """How far the prototypes of each class are from being orthonormal: ||P P^T - I|| / numel.
@@ -109,6 +116,14 @@ def upsampled(values: Tensor, grid: tuple[int, int]) -> Tensor:
     scale = [UPSAMPLING if side > 1 else 1 for side in grid]
     size = [side * factor for side, factor in zip(grid, scale, strict=True)]
     return F.interpolate(values.unflatten(2, grid), size=size, mode="bilinear")
+
+
+@cache
+def neighbours(grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Of each upsampled place the patches that it lies between, and their shares: (places, 4)."""
+    shares = upsampled(torch.eye(grid[0] * grid[1])[None], grid).flatten(2)[0].T
+    weights, patches = shares.topk(min(4, shares.shape[1]))
+    return patches, weights
 
 
 @torch.no_grad()
