@@ -4,9 +4,10 @@ The last step of training. The encoder that has learned the labels is averaged, 
 with the distilled one it started from: it then keeps more of what it knew of sounds that no label
 was given for (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903, with 0.5, the mixing coefficient
 that the paper recommends where none can be chosen; an earlier trial of it was looked at on test
-folds, where it gave 0.3 and 1.2 points). Then the head: stochastic updates of 48 thousand head
-weights from a few hundred clips a class stay far from the optimum, which a quasi-Newton method finds in seconds: over the rows of the
-training table, embeddings standardised,
+folds, where it gave 0.3 and 1.2 points).
+Then the head: stochastic updates of 48 thousand head weights from a few hundred clips a class stay
+far from the optimum, which a quasi-Newton method finds in seconds: over the rows of the training
+table, embeddings standardised,
 
     minimise  mean over rows of sum over known labels of BCE(w x + b, target)  +  penalty / 2 |w|^2
 
