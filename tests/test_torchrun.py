@@ -198,17 +198,21 @@ LONG = ["train.steps=240", "train.eval_every=4", "train.ema=0.9", "method.mixup=
 @pytest.mark.parametrize(("rank", "kills"), [(1, 10), (0, 2)])
 def test_a_killed_process_is_restarted_and_the_run_goes_on(fit: Fit, rank: int, kills: int) -> None:
     """Without --resume on the command line; the end is that of an undisturbed run."""
-    rng, step = random.Random(rank), 0
+    rng, step, killed = random.Random(rank), 0, set()
     with started(fit, "killed", *LONG, restarts=kills) as group:
         for _ in range(kills):
             step = group.wait_for_state(step)
             time.sleep(rng.random() * 0.3)
-            os.kill(group.worker(rank), signal.SIGKILL)
+            worker = group.worker(rank)
+            os.kill(worker, signal.SIGKILL)
+            killed.add(worker)
             time.sleep(0.5)
         code, out, err = group.end(600)
     assert code == 0, err
     assert json.loads(out)["steps"] == 240
-    assert err.count("going on after") == kills
+    assert len(killed) == kills
+    # on a busy machine one may die before it has said where it goes on
+    assert 1 <= err.count("going on after") <= kills
     with started(fit, "whole", *LONG) as group:
         assert group.end(600)[0] == 0
     assert digests(fit.folder / "killed") == digests(fit.folder / "whole")

@@ -155,7 +155,7 @@ class SSAMBA(nn.Module):
         """
         front = self.cls_token + self.pos_embed[:, : self.class_tokens]
         x = torch.cat([front.expand(len(tokens), -1, -1), tokens], dim=1)
-        quick = not self.training and native.can_mix(x)
+        quick = not self.training and native.can_mix(x) and not self._in_shards()
         x = self._infer(x) if quick else self._learn(x)
         if not normalise:
             return x
@@ -183,6 +183,10 @@ class SSAMBA(nn.Module):
         new = self.grid(frames)
         table = resize_tail(self.pos_embed, self.class_tokens, old, new, self.fit, ssast_bug)
         self.pos_embed = nn.Parameter(table.detach())
+
+    def _in_shards(self) -> bool:
+        """Whether weights lie in several processes (FSDP): a block's own forward gathers them."""
+        return any(type(value) is not nn.Parameter for value in self.blocks.parameters())
 
     def _learn(self, hidden: Tensor) -> Tensor:
         """All blocks: the sum before the final norm, (batch, tokens, dim)."""
