@@ -490,6 +490,17 @@ def test_other_lengths_and_strides():
     torch.testing.assert_close(fitted.pos_embed[:, 1:], stretched.flatten(2).mT)
 
 
+@torch.no_grad()
+def test_moments_are_means_over_frequencies():
+    encoder, spec = ssamba().eval(), spectrogram()
+    patches = encoder(spec)[:, 1:].unflatten(1, encoder.grid(spec.shape[-1]))
+    moments = encoder.timeline(spec)
+    for moment in range(moments.shape[1]):
+        expected = sum(row[:, moment] for row in patches.unbind(1)) / patches.shape[1]
+        torch.testing.assert_close(moments[:, moment], expected)
+    assert encoder.timing == encoder.patch_embed.timing
+
+
 def test_checkpointing_changes_nothing():
     grads = []
     for checkpointing in (False, True):

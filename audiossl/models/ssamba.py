@@ -33,7 +33,7 @@ from torch.utils.checkpoint import checkpoint
 from audiossl.errors import ModelError
 from audiossl.kernels import native
 from audiossl.layout import Checkpoint, Layout, Published
-from audiossl.models.layers import DropPath
+from audiossl.models.layers import DropPath, Timing
 from audiossl.models.mamba import Mixer
 from audiossl.models.patches import Fit, PatchEmbed, resize_table, resize_tail
 
@@ -164,6 +164,15 @@ class SSAMBA(nn.Module):
     def pool(self, tokens: Tensor) -> Tensor:
         """tokens: (batch, 1 + n, dim), normalised -> (batch, dim)."""
         return tokens[:, 0] if self.pooling == "cls" else tokens[:, self.class_tokens :].mean(1)
+
+    def timeline(self, spec: Tensor) -> Tensor:
+        """spec: (batch, mel, frames) -> (batch, moments, dim): patch tokens, normalised, averaged
+        over the frequencies of a moment; `timing` says when they are."""
+        return self.patch_embed.over_time(self(spec)[:, self.class_tokens :], spec.shape[-1])
+
+    @property
+    def timing(self) -> Timing:
+        return self.patch_embed.timing
 
     def grid(self, frames: int) -> tuple[int, int]:
         """(rows, columns) of patches in a spectrogram of `frames` frames; ValueError on 0."""
