@@ -1,7 +1,7 @@
 """The selective scan on a CPU against its peers, and SSAMBA-tiny against SSAST-tiny.
 
 python benchmarks/selective_scan.py [--rounds 5] [--threads 1] [--tokens 512 1024 2048 4096 22016]
-                                    [--only scan encoders training memory]
+                                    [--only scan encoders training memory] [--plot FILE.png]
 
 With one thread CPU seconds are compared, with more of them wall time, which wants a quiet machine.
 Peers: the recurrence token by token in torch, as mamba's `selective_scan_ref` has it; transformers'
@@ -19,12 +19,13 @@ import functools
 import importlib
 import importlib.util
 import os
-import resource
+import statistics
 import subprocess
 import sys
 import time
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import measure
@@ -46,6 +47,7 @@ SSAMBA, SDPA, NAIVE = "SSAMBA-tiny", "SSAST-tiny, SDPA", "SSAST-tiny, attention 
 STATES = 16
 NAIVE_TOKENS = 4096  # more would take many gigabytes
 Scan = Callable[..., Tensor]
+Curves = dict[str, dict[int, float]]  # of each encoder, by number of tokens
 
 
 def inputs(tokens: int, channels: int, grad: bool = False) -> list[Tensor]:
@@ -225,12 +227,17 @@ def kinds(tokens: int) -> list[str]:
     return [SSAMBA, SDPA, NAIVE] if tokens <= NAIVE_TOKENS else [SSAMBA, SDPA]
 
 
-def encoders(tokens: list[int], rounds: int, clock: Callable[[], float]) -> None:
+def encoders(tokens: list[int], rounds: int, clock: Callable[[], float]) -> Curves:
+    """Median seconds of a clip, which are also printed."""
+    curves: Curves = {}
     for count in tokens:
         candidates = {name: embed(name, count) for name in kinds(count)}
         some = rounds if count <= NAIVE_TOKENS else max(1, rounds // 2)
         seconds = measure.interleaved(candidates, some, clock)
         print(measure.table(f"Encoder, one clip, {count} tokens", seconds, SSAMBA, 1, "clip"))
+        for name, values in seconds.items():
+            curves.setdefault(name, {})[count] = statistics.median(values)
+    return curves
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -289,13 +296,21 @@ def one(what: str, name: str, tokens: int) -> None:
 
     job(64)()
     run = job(tokens)  # its weights and inputs are there before
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here (Linux)
+    before = resident("VmRSS")
     run()
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print((after - before) / 1024)
+    print(resident("VmHWM") - before)
 
 
-def memory(tokens: list[int]) -> None:
+def resident(which: str) -> float:
+    """MB of this process, now ("VmRSS") or at most ("VmHWM")."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(which))
+
+
+def memory(tokens: list[int]) -> Curves:
+    """MB of the encoders, which are also printed, as are those of the scans."""
+    curves: Curves = {}
     print("### Memory beyond weights and inputs, MB (one thread, peak of a process)\n")
     print("| | tokens | MB |\n|---|---|---|")
     for what, names in (("forward", SCANS), ("both", (OURS, TORCH, MAMBAPY))):
@@ -304,8 +319,38 @@ def memory(tokens: list[int]) -> None:
             print(f"| {title}: {name} | 4096 | {peak(what, name, 4096):.0f} |", flush=True)
     for count in tokens:
         for name in kinds(count):
-            print(f"| {name} | {count} | {peak('encoder', name, count):.0f} |", flush=True)
+            megabytes = peak("encoder", name, count)
+            print(f"| {name} | {count} | {megabytes:.0f} |", flush=True)
+            curves.setdefault(name, {})[count] = megabytes
     print()
+    return curves
+
+
+# --- picture --------------------------------------------------------------------------------------
+
+
+def draw(path: Path, seconds: Curves, megabytes: Curves, clock: str) -> None:
+    """Time and memory over the number of tokens, both axes logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
+    for axis, curves, title in (
+        (axes[0], seconds, f"{clock} of a clip, s"),
+        (axes[1], megabytes, "Memory beyond weights and input, MB"),
+    ):
+        for name, marker in ((SSAMBA, "o"), (SDPA, "s"), (NAIVE, "^")):
+            points = sorted(curves[name].items())
+            axis.plot(*zip(*points, strict=True), marker=marker, label=name)
+        ticks = sorted(curves[SSAMBA])
+        axis.set(xscale="log", yscale="log", title=title, xlabel="patches (tokens)")
+        axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=30)
+        axis.set_xticks([], minor=True)
+        axis.grid(alpha=0.3)
+    axes[0].legend(frameon=False)
+    figure.savefig(path, dpi=120)
 
 
 def main() -> None:
@@ -317,6 +362,7 @@ def main() -> None:
     )
     parts = ("scan", "encoders", "training", "memory")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw encoders and memory")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
@@ -329,12 +375,12 @@ def main() -> None:
     check()
     if "scan" in args.only:
         scans(args.rounds, clock)
-    if "encoders" in args.only:
-        encoders(args.tokens, args.rounds, clock)
+    seconds = encoders(args.tokens, args.rounds, clock) if "encoders" in args.only else {}
     if "training" in args.only:
         training(args.rounds, clock)
-    if "memory" in args.only:
-        memory(args.tokens)
+    megabytes = memory(args.tokens) if "memory" in args.only else {}
+    if args.plot and seconds and megabytes:
+        draw(args.plot, seconds, megabytes, "CPU time" if args.threads == 1 else "Time")
     return None
 
 
