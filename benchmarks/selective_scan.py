@@ -348,6 +348,8 @@ def draw(path: Path, seconds: Curves, megabytes: Curves, clock: str) -> None:
         axis.set(xscale="log", yscale="log", title=title, xlabel="patches (tokens)")
         axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=30)
         axis.set_xticks([], minor=True)
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("")
         axis.grid(alpha=0.3)
     axes[0].legend(frameon=False)
     figure.savefig(path, dpi=120)
