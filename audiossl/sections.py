@@ -173,7 +173,8 @@ class TrainSection:
     log_every: Count = 50
     """Updates between two training lines of metrics.jsonl."""
     eval_every: Count | None = None
-    """Updates between two evaluations; default: once an epoch."""
+    """Updates between two evaluations, and states saved to resume from; default: once an epoch,
+    but no more than 50 in all."""
     monitor: Literal["loss", "map", "auroc", "dprime", "ece", "top_ece", "accuracy"] | None = None
     """What `best/` is best in; default: map with labels, else loss."""
     keep_checkpoints: Annotated[int, Range(low=2, high=1000)] = 2

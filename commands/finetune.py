@@ -20,7 +20,7 @@ training = options.chain(
         help="Where the network runs.",
     ),
     click.option("--max-steps", type=click.IntRange(1), help="End after so many updates."),
-    click.option("--time-limit", type=click.FloatRange(0), metavar="SECONDS",
+    click.option("--time-limit", type=options.Finite(0), metavar="SECONDS",
                  help="Save and end after this time."),
     click.option("--resume", is_flag=True, help="Go on with the run in the folder, exactly."),
     click.option(
@@ -63,6 +63,8 @@ def run(
     """The one path of every training command; no torch until the recipe is known to be good."""
     from audiossl import recipe as recipes
 
+    if on_exists == "overwrite" and limits["resume"]:
+        raise click.UsageError("--resume goes on with a run, --on-exists overwrite removes it")
     recipe = recipes.load(name, overrides)
     recipe.out = out or recipe.out
     from audiossl.engine import distributed
@@ -104,9 +106,10 @@ def report(result: Any) -> None:
     import json
     import sys
 
+    best = result.folder / "best"
     record = {
         "run": str(result.folder),
-        "best": str(result.folder / "best"),
+        "best": str(best) if best.exists() else None,
         "steps": result.steps,
         "best_step": result.best_step,
         "metrics": result.metrics,

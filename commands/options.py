@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -180,6 +181,16 @@ batching = chain(
         help="Files at work at once; results are the same.  [default: all cores]",
     ),
 )
+
+
+class Finite(click.FloatRange):
+    """A range of numbers; click's own lets NaN and infinity through."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
 class ShardType(click.ParamType):

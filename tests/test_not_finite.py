@@ -103,6 +103,7 @@ def test_one_bad_update_is_left_out_and_the_run_goes_on(
     facts = json.loads(path.read_text())
     assert (facts["step"], facts["seed"], facts["index"]) == (2, 0, batches[2])
     assert [part["index"] for part in facts["passes"]] == [batches[2]]
+    assert [Path(name).is_file() for name in facts["clips"]] == [True] * len(batches[2])
     assert "nan" in (facts["loss"], facts["grad_norm"])
     said = [text for text in listener.texts if text.startswith("warning")]
     assert len(said) == 1
@@ -202,3 +203,20 @@ def test_weights_that_are_no_numbers_are_not_saved(
     folder = fit.folder / "run"
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000004"]
     assert all(value.isfinite().all() for value in load(str(folder / "last")).parameters())
+
+
+def test_an_evaluation_that_is_no_number_loses_nothing(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = supervised.Method.loss
+
+    def poisoned(self: Any, batch: dict[str, Tensor]) -> Any:
+        return real(self, batch) if self.training else in_loss(real, self, batch)
+
+    monkeypatch.setattr(supervised.Method, "loss", poisoned)
+    listener = Listener()
+    result = fit("run", *SHORT, "train.monitor=map", watch=listener)
+    assert result.steps == 8
+    assert "warning: step 4: no map to judge it by" in listener.texts
+    assert checkpoint.newest(result.folder / "checkpoints", pytest.fail) is not None
+    assert not (result.folder / "best").exists()

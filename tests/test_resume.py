@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,10 +15,12 @@ from pathlib import Path
 import pytest
 import tinyrun
 import torch
+from filelock import FileLock
 from tinyrun import VIT, Fit, Listener, digests
 
+from audiossl import recipe
 from audiossl.commands import main
-from audiossl.engine import checkpoint, run
+from audiossl.engine import checkpoint, run, train
 from audiossl.engine.distributed import Team
 from audiossl.engine.signals import ASKING, Stop
 from audiossl.errors import UsageError
@@ -166,6 +169,54 @@ def test_only_the_same_recipe_may_go_on(fit: Fit, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="holds no run"):
             fit("other", **options)
     assert (tmp_path / "other" / "thesis.txt").read_text() == "mine"
+
+
+def test_only_the_same_data_may_go_on(fit: Fit, tmp_path: Path) -> None:
+    clips = shutil.copytree(fit.clips, tmp_path / "clips")
+    given = [f"data.train={clips}", "train.steps=4"]
+    fit("run", *given, max_steps=2)
+    facts = (tmp_path / "run" / run.FACTS).read_bytes()
+    (clips / "low").rename(clips / "deep")
+    with pytest.raises(UsageError, match=r"begun with other labels \(high, low, mid\): give them"):
+        fit("run", *given, resume=True)
+    (clips / "deep").rename(clips / "low")
+    gone = (clips / "low" / "0.wav").rename(tmp_path / "0.wav")
+    with pytest.raises(UsageError, match="begun with other data"):
+        fit("run", *given, resume=True)
+    assert (tmp_path / "run" / run.FACTS).read_bytes() == facts
+    gone.rename(clips / "low" / "0.wav")
+    with pytest.raises(UsageError, match=r"data\.cache"):  # it rounds
+        fit("run", *given, "data.cache=none", resume=True)
+    moved = clips.rename(tmp_path / "moved")
+    whole = fit("whole", "train.steps=4").folder
+    assert digests(fit("run", f"data.train={moved}", "train.steps=4", resume=True).folder) == (
+        digests(whole)
+    )
+
+
+def test_its_own_recipe_goes_on_with_it_under_its_own_name(fit: Fit) -> None:
+    whole = digests(fit("whole", *SHORT).folder)
+    folder = fit("run", *SHORT, max_steps=3).folder
+    train.fit(recipe.load(str(folder / run.RECIPE), [f"out={folder}"]), resume=True)
+    assert digests(folder) == whole
+
+
+def test_no_two_processes_work_in_one_folder(fit: Fit) -> None:
+    folder = fit("run", "train.steps=4", max_steps=2).folder
+    before = digests(folder)
+    with FileLock(folder / run.LOCK):
+        for options in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(UsageError, match="another process is at work in this run"):
+                fit("run", "train.steps=4", **options)
+    assert digests(folder) == before
+    assert fit("run", "train.steps=4", resume=True).steps == 4
+
+
+def test_what_a_killed_save_left_is_removed_by_the_next(fit: Fit) -> None:
+    folder = fit("run", *SHORT, max_steps=2).folder / "checkpoints"
+    (folder / "step-00000001.tmp").mkdir()
+    fit("run", *SHORT, resume=True)
+    assert not list(folder.glob("*.tmp"))
 
 
 def test_passes_may_move_between_processes_but_not_be_more(fit: Fit) -> None:

@@ -161,6 +161,19 @@ def test_unreadable_files_are_said_once_and_too_many_end_the_run(
             train.fit(recipe.load("tiny/supervised", changed))
 
 
+def test_too_many_bad_files_in_an_evaluation_end_it_saved(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        train, "evaluate", lambda *_: ({"loss": 1.0}, [(f"{i}.wav", "cut") for i in range(9)])
+    )
+    with pytest.raises(InputError, match="9 of 24 files cannot be read"):
+        fit("run", "train.steps=8", "train.eval_every=4")
+    state = checkpoint.newest(fit.folder / "run" / "checkpoints", pytest.fail)
+    assert state is not None
+    assert state[1]["progress"]["step"] == 4
+
+
 def test_data_problems_are_said_before_anything_is_written(fit: Fit, tmp_path: Path) -> None:
     cases = [
         ("data.labels=[Dog]", r"recipe data\.labels: no training row has one .*high, low, mid"),
@@ -256,3 +269,10 @@ def test_steps_and_evaluations_from_epochs(clips: Path) -> None:
     assert (many.steps, many.eval_every) == (1000, 20)
     given = prepared("train.steps=7", "train.eval_every=3")
     assert (given.steps, given.eval_every) == (7, 3)
+
+
+def test_a_monitor_of_labels_needs_labels(clips: Path, tmp_path: Path) -> None:
+    given = [f"data.folder={clips}", "data.valid_fraction=0.25", f"out={tmp_path / 'run'}"]
+    with pytest.raises(RecipeError, match=r"recipe train\.monitor: 'map' is of labels"):
+        train.fit(recipe.load("tiny/bird_mae", [*given, "train.monitor=map"]))
+    assert not (tmp_path / "run").exists()

@@ -217,7 +217,7 @@ def test_the_folder_says_how_it_was_made(fit: Fit) -> None:
     facts = json.loads((folder / "run.json").read_text())
     assert set(facts) == {
         "command", "audiossl", "python", "torch", "numpy", "machine", "device", "threads",
-        "processes", "clips_an_update", "steps", "parameters", "data", "launcher",
+        "processes", "clips_an_update", "steps", "parameters", "data", "launcher", "recipe",
     }  # fmt: skip
     assert (facts["processes"], facts["clips_an_update"], facts["steps"]) == (1, 8, 4)
     assert len(facts["data"]) == 64

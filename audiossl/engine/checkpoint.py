@@ -61,7 +61,8 @@ def prune(folder: Path, newest: Path, keep: int) -> None:
     """
     states = _states(folder)
     place = states.index(newest)
-    for path in (*states[:place], *states[place + keep :]):
+    unfinished = folder.glob(f"{PREFIX}*{UNFINISHED}")  # of a save that was killed
+    for path in (*states[:place], *states[place + keep :], *unfinished):
         shutil.rmtree(path, ignore_errors=True)
 
 

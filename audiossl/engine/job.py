@@ -69,6 +69,11 @@ class Job:
         default = max(1, round(self._steps_an_epoch), math.ceil(self.steps / EVALUATIONS))
         return self.recipe.train.eval_every or default
 
+    def names(self, numbers: Sequence[int]) -> list[str]:
+        """Of clips by their rows' numbers; none where a method brings its own data."""
+        names = {row.number: row.name for row in getattr(self.train, "rows", ())}
+        return [names[number] for number in numbers if number in names]
+
     @property
     def _steps_an_epoch(self) -> float:
         return len(self.train) / self.clips
@@ -102,7 +107,15 @@ def prepare(recipe: Recipe, processes: int = 1) -> Job:
         job = Job(recipe, model, method, train, valid)
     else:
         job = _with_clips(recipe, model, method, train_rows, valid_rows)
+    _check_monitor(recipe, job)
     return dataclasses.replace(job, processes=processes)
+
+
+def _check_monitor(recipe: Recipe, job: Job) -> None:
+    monitor = recipe.train.monitor
+    if monitor in (None, "loss") or job.valid is None or job.model.head is not None:
+        return
+    raise RecipeError(f"recipe train.monitor: {monitor!r} is of labels, and this model has none")
 
 
 def read_rows(recipe: Recipe) -> tuple[list[Row], list[Row]]:

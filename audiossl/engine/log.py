@@ -19,7 +19,7 @@ from typing import Any, Protocol, TextIO
 
 import torch
 
-from audiossl.atomic import atomic_write
+from audiossl.atomic import atomic_write, sync
 from audiossl.errors import OutputError, RecipeError
 
 LINE_SECONDS = 10.0  # at least between two plain lines of progress
@@ -41,6 +41,11 @@ class Metrics:
             raise OutputError(f"{self.path}: {error.strerror}") from error
         for board in self.boards:
             board.add(values)
+
+    def sync(self) -> None:
+        """Lines so far are on the disk."""
+        if self.path.exists():
+            sync(self.path)
 
     def cut_after(self, step: int) -> None:
         """Leave out lines of later steps, which a resumed run will write again."""

@@ -17,11 +17,13 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 import audiossl
 from audiossl import recipe as recipes
@@ -35,46 +37,68 @@ from audiossl.recipe import Recipe
 
 RECIPE, FACTS, METRICS, CHECKPOINTS = "recipe.yaml", "run.json", "metrics.jsonl", "checkpoints"
 BEST, LAST, BOARD, BAD = "best", "last", "tensorboard", "not-finite-"
-# What decides no weight, or only their last bits.
+LOCK = ".lock"
+# What decides no weight, or only their last bits; where the data lie, when they are the same.
 MAY_CHANGE = {
     "out": None,
-    "data": ("workers", "cache"),
+    "data": ("workers", "train", "folder", "valid", "root"),
     "train": ("keep_checkpoints", "max_bad_steps", "checkpointing", "parallel", "tracker"),
 }
 
 
-def open_run(
-    folder: Path, recipe: Recipe, resume: bool, overwrite: bool, processes: int = 1
-) -> None:
-    """Make the run folder, or check that this recipe may go on in it.
+def check(folder: Path, recipe: Recipe, resume: bool, overwrite: bool, processes: int) -> None:
+    """Whether this recipe may run in the folder; nothing is written yet.
 
-    Raises UsageError when the folder holds another run, OutputError when it cannot be written.
+    Raises UsageError when the folder holds another run, OutputError when it cannot be one.
     """
-    there = (folder / RECIPE).exists()
-    if there and resume:
-        _check_same(folder, recipe, processes)
-    elif there and overwrite:
+    try:
+        _check_free(folder, resume, overwrite)
+        if resume and (folder / RECIPE).exists():
+            _check_same(folder, recipe, processes)
+    except OSError as error:
+        raise OutputError(f"{folder}: {error.strerror}") from error
+
+
+def claim(folder: Path, held: ExitStack) -> None:
+    """Make the run folder; until `held` is closed no other process works there.
+
+    Raises UsageError when one does, OutputError when the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held.enter_context(FileLock(folder / LOCK, timeout=0))
+    except Timeout as error:
+        raise UsageError(f"{folder}: another process is at work in this run") from error
+    except OSError as error:
+        raise OutputError(f"{folder}: {error.strerror}") from error
+
+
+def open_run(folder: Path, recipe: Recipe, resume: bool) -> None:
+    """Write the recipe into a folder that has been claimed, in place of a run to be removed."""
+    if not resume:
         _clear(folder)
-    elif folder.exists() and not folder.is_dir():
+    with atomic_write(folder / RECIPE) as file:
+        file.write(recipes.to_yaml(recipe).encode("utf-8"))
+
+
+def _check_free(folder: Path, resume: bool, overwrite: bool) -> None:
+    there = (folder / RECIPE).exists()
+    if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file: the run needs a folder of this name")
-    elif there:
+    if there and not (resume or overwrite):
         raise UsageError(
             f"{folder} holds a run: --resume goes on with it, --out names another folder,"
             " --on-exists overwrite removes it"
         )
-    elif folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    if not there and any(not name.startswith(".") for name in names):
         raise UsageError(f"{folder} is not empty and holds no run: --out names another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: {error.strerror}") from error
-    with atomic_write(folder / RECIPE) as file:
-        file.write(recipes.to_yaml(recipe).encode("utf-8"))
 
 
 def describe(folder: Path, job: Job, device: torch.device) -> None:
     """Write run.json."""
     facts = {
+        "recipe": job.recipe.name,
         "command": sys.argv,
         "audiossl": audiossl.__version__,
         "python": platform.python_version(),
@@ -96,8 +120,12 @@ def describe(folder: Path, job: Job, device: torch.device) -> None:
 
 def is_resumed(folder: Path) -> bool:
     """Whether torchrun has started this process anew to go on with the run that it had begun."""
-    there = (folder / FACTS).exists()
-    return restarted() and (not there or _facts(folder).get("launcher") == launcher())
+    return restarted() and _facts(folder).get("launcher", launcher()) == launcher()
+
+
+def name_of(folder: Path, recipe: Recipe) -> str:
+    """What the run in a folder is called: its own recipe.yaml is but a copy of the one so named."""
+    return str(_facts(folder).get("recipe", recipe.name))
 
 
 def _facts(folder: Path) -> dict[str, Any]:
@@ -136,8 +164,8 @@ def replaced(folder: Path) -> Iterator[Path]:
             old.rename(folder)
 
 
-def note_bad(folder: Path, step: int, seed: int, update: Update) -> Path:
-    """Name the batches of an update that was left out in a file, with all it takes to redo it.
+def note_bad(folder: Path, step: int, job: Job, update: Update) -> Path:
+    """Name the clips of an update that was left out in a file, with all it takes to redo it.
 
     Pass number p was seeded by (seed, step, p).
     """
@@ -146,13 +174,15 @@ def note_bad(folder: Path, step: int, seed: int, update: Update) -> Path:
         {"loss": str(one.values["loss"]), "weight": one.weight, "index": one.index}
         for one in update.passes
     ]
+    index = [number for one in update.passes for number in one.index]
     facts = {
         "step": step,
-        "seed": seed,
+        "seed": job.recipe.train.seed,
         "loss": str(update.means["loss"]),
         "grad_norm": str(update.means["grad_norm"]),
         "lr": update.rate,
-        "index": [index for one in update.passes for index in one.index],
+        "index": index,
+        "clips": job.names(index),
         "passes": passes,
     }
     with atomic_write(path) as file:

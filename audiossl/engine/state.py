@@ -16,7 +16,7 @@ from torch import Tensor
 from audiossl.engine import checkpoint, run
 from audiossl.engine.job import Job
 from audiossl.engine.step import Step
-from audiossl.errors import AudiosslError
+from audiossl.errors import AudiosslError, UsageError
 from audiossl.model import PARTS, write_folder
 
 
@@ -73,6 +73,8 @@ class State:
             "scaler": self.step.scaler.state_dict(),
             "processes": self.team.size,
             "clips": self.job.clips,
+            "data": self.job.fingerprint,
+            "labels": self.job.model.labels,
         }
         states = self.folder / run.CHECKPOINTS
         newest = checkpoint.write(states, self.progress.step, tensors, facts)
@@ -106,11 +108,22 @@ class State:
             self.say("no checkpoint to go on from: this is the beginning")
             return
         path, facts = found
+        self.team.first(lambda: self._check_data(facts))
         self._compare(facts)
         step = self.step
         checkpoint.unpack(checkpoint.read(path), step.method, step.ema, step.optimizer)
         step.scaler.load_state_dict(facts["scaler"])
         self.progress = Progress(**facts["progress"])
+
+    def _check_data(self, facts: dict[str, Any]) -> None:
+        """Raises UsageError when the data are not those that the run was begun with."""
+        what = f"{self.folder}: the run was begun with"
+        way = f"give them back, or start anew: --out, and model.from={self.folder / run.LAST}"
+        labels = self.job.model.labels
+        if facts.get("labels", labels) != labels:
+            raise UsageError(f"{what} other labels ({', '.join(facts['labels'])}): {way}")
+        if facts.get("data", self.job.fingerprint) != self.job.fingerprint:
+            raise UsageError(f"{what} other data (files, sizes, labels or folds differ): {way}")
 
     def _compare(self, facts: dict[str, Any]) -> None:
         """Say what will come out otherwise than where the state was written."""

@@ -34,7 +34,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ from audiossl.engine.signals import Stop
 from audiossl.engine.state import Progress, State
 from audiossl.engine.step import Step, Update
 from audiossl.engine.validate import evaluate
-from audiossl.errors import AudiosslError, RecipeError
+from audiossl.errors import AudiosslError
 from audiossl.recipe import Recipe
 
 SMALLER_IS_BETTER = ("loss", "ece", "top_ece")
@@ -106,19 +106,29 @@ def _fit(
     overwrite: bool,
 ) -> Result:
     folder = Path(recipe.out)
-    job = prepare(recipe, team.size)
     resume = team.first(lambda: resume or run.is_resumed(folder))
 
-    def begin() -> None:
-        run.open_run(folder, recipe, resume, overwrite, team.size)
-        run.describe(folder, job, team.device)
+    def check() -> None:
+        run.check(folder, recipe, resume, overwrite, team.size)
 
-    team.first(begin)
-    loop = Loop(job, folder, team, watch)
+    team.first(check)
     if resume:
-        loop.resume()
-    with stop:
-        loop.run(stop, max_steps)
+        recipe = replace(recipe, name=team.first(lambda: run.name_of(folder, recipe)))
+    job = prepare(recipe, team.size)
+    with contextlib.ExitStack() as held:
+        team.first(lambda: run.claim(folder, held))
+        team.first(check)  # another process may have been there since
+        loop = Loop(job, folder, team, watch)
+        if resume:
+            loop.resume()
+
+        def begin() -> None:
+            run.open_run(folder, recipe, resume)
+            run.describe(folder, job, team.device)
+
+        team.first(begin)
+        with stop:
+            loop.run(stop, max_steps)
     progress = loop.progress
     ended = stop.reason if progress.step < loop.steps else None
     return Result(folder, progress.step, progress.last, progress.best_step, ended)
@@ -148,7 +158,7 @@ class Loop:
     def run(self, stop: Stop, max_steps: int | None = None) -> None:
         """Updates until the end, `max_steps` or a wish to stop; then everything is saved."""
         progress, last = self.progress, min(self.steps, max_steps or self.steps)
-        self.team.first(lambda: self.skips.note(self.job.bad))
+        self._note(self.job.bad)
         batches = self._batches() if progress.step < last else iter(())
         self.watch.begin(self.job.recipe.name, last, progress.step)
         try:
@@ -164,14 +174,23 @@ class Loop:
         while progress.step < last:
             self._update(batches)
             if progress.step % self.eval_every == 0 or progress.step == self.steps:
-                self._evaluate()
-                self.state.save()
+                bad = self._evaluate()
+                self._save()
                 saved = progress.step
+                self._note(bad)
             if stop.agree(self.team):
                 self.watch.say(f"{stop.reason}: saving after step {progress.step}")
                 break
         if saved != progress.step:
-            self.state.save()
+            self._save()
+
+    def _note(self, skipped: list[tuple[str, str]]) -> None:
+        """Say which files cannot be read. Raises InputError when they are too many."""
+        self.team.first(lambda: self.skips.note(skipped))
+
+    def _save(self) -> None:
+        self.team.first(self.metrics.sync)  # no state is newer than the lines it follows on
+        self.state.save()
 
     def _tracked(self) -> Any:
         if self.train.tracker is None or not self.team.leads:
@@ -192,7 +211,7 @@ class Loop:
         progress = self.progress
         update = self.step.update(batches, progress.step)
         if update.skipped:
-            self.team.first(lambda: self.skips.note(update.skipped))
+            self._note(update.skipped)
         if update.done:
             progress.bad = 0
             progress.count += 1
@@ -213,7 +232,7 @@ class Loop:
         """Say which update was left out, and where its batches are named. Raises AudiosslError
         when it is one too many."""
         progress, limit = self.progress, self.train.max_bad_steps
-        path = run.note_bad(self.folder, progress.step, self.train.seed, update)
+        path = run.note_bad(self.folder, progress.step, self.job, update)
         what = (
             f"step {progress.step}: the loss is {update.means['loss']} and the gradient's norm"
             f" {update.means['grad_norm']}"
@@ -246,30 +265,30 @@ class Loop:
         epoch = self.progress.drawn / len(self.job.train)
         return {"step": self.progress.step, "epoch": round(epoch, 6)}
 
-    def _evaluate(self) -> None:
-        """Evaluate what is kept, and keep it as `best` if it is."""
+    def _evaluate(self) -> list[tuple[str, str]]:
+        """Evaluate what is kept, and keep it as `best` if it is; which files were left out."""
         if self.job.valid is None:
-            return
+            return []
         train, workers = self.train, self.job.recipe.data.workers
         with self.state.kept_weights():
             values, bad = evaluate(
                 self.method, self.job.valid, train.batch_size, train.seed, self.team, workers
             )
-            self.team.first(lambda: self.skips.note(bad))
             self.progress.last = values
             self._add({**self._place(), **{f"valid_{n}": v for n, v in values.items()}})
             shown = " ".join(f"{name} {value:.4f}" for name, value in values.items())
             self.watch.say(f"step {self.progress.step}: {shown}")
             if self._is_best(values):
                 self.state.save_model(run.BEST)
+        return bad
 
     def _is_best(self, values: dict[str, float]) -> bool:
         monitor = self.train.monitor or ("map" if "map" in values else "loss")
-        if monitor not in values:
-            raise RecipeError(f"recipe train.monitor: no {monitor!r} among {', '.join(values)}")
-        value, best = values[monitor], self.progress.best
-        better = best is None or (value < best if monitor in SMALLER_IS_BETTER else value > best)
-        if not math.isfinite(value) or not better:
+        value, best = values.get(monitor, math.nan), self.progress.best
+        if not math.isfinite(value):
+            self.watch.say(f"warning: step {self.progress.step}: no {monitor} to judge it by")
             return False
-        self.progress.best, self.progress.best_step = value, self.progress.step
-        return True
+        better = best is None or (value < best if monitor in SMALLER_IS_BETTER else value > best)
+        if better:
+            self.progress.best, self.progress.best_step = value, self.progress.step
+        return better
