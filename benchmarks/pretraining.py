@@ -8,9 +8,11 @@ ESC-10's folds 1-3 and UrbanSound8K's fold 1. Then the recipe bench/few_shot tra
 `SHOTS` clips a class drawn from the same folds, DRAWS times, from the pretrained encoder and, with
 the same clips, seed and number of updates, from random weights. Accuracy is that of the last
 update on ESC-10's fold 4 and UrbanSound8K's fold 2, which no training hears; nothing is chosen by
-it. Runs that are done are left out, so a benchmark goes on where it was stopped.
+it. Runs that are done by the same recipe are left out, so a benchmark goes on where it was stopped.
 
-Prints a table and writes it, with every single run, to OUT/pretraining.json.
+Prints two tables, gains and SSAMBA beside SSAST, and writes every single run to
+OUT/pretraining.json. Intervals are those of the draws: with one pretraining a method (PRETRAININGS)
+they say nothing of what another pretraining would have given.
 """
 
 from __future__ import annotations
@@ -78,6 +80,8 @@ def main() -> int:
     results = collect(out)
     (out / "pretraining.json").write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))
+    if {"ssast", "ssamba"} <= set(results):
+        print("\n" + comparison(results))
     return 0
 
 
@@ -166,13 +170,15 @@ def few_shot(out: Path, method: str, source: str, draw: int, start_from: str) ->
 
 
 def train(recipe: str, folder: Path, *overrides: str) -> None:
-    """Run a recipe of this package into `folder`, on one thread, unless it is there."""
+    """Run a recipe of this package into `folder`, on one thread, unless that has been done."""
     from audiossl import recipe as recipes
     from audiossl.engine.train import fit
 
-    if not (folder / "done").exists():
-        fit(recipes.load(recipe, [*overrides, "train.threads=1", f"out={folder}"]), overwrite=True)
-        (folder / "done").touch()
+    asked = recipes.load(recipe, [*overrides, "train.threads=1", f"out={folder}"])
+    done = folder / "done"
+    if not done.exists() or done.read_text() != recipes.to_yaml(asked):
+        fit(asked, overwrite=True)
+        done.write_text(recipes.to_yaml(asked))
 
 
 def collect(out: Path) -> dict[str, Any]:
@@ -208,15 +214,29 @@ def table(results: dict[str, Any]) -> str:
     for method, parts in results.items():
         for source in SOURCES:
             part = parts[source.name]
-            gains = [b - a for a, b in zip(part["random"], part["pretrained"], strict=True)]
-            quantile = float(stats.t.ppf(0.975, len(gains) - 1))
-            half = quantile * statistics.stdev(gains) / len(gains) ** 0.5
+            gain = _difference(part["pretrained"], part["random"])
             lines.append(
                 f"| `{method}` | {parts['parameters'] / 1e6:.2f} M | {source.name}"
                 f" | {_spread(part['random'])} | {_spread(part['pretrained'])}"
-                f" | {100 * statistics.mean(gains):+.1f} ± {100 * half:.1f} |"
+                f" | {gain} |"
             )
     return "\n".join(lines)
+
+
+def comparison(results: dict[str, Any]) -> str:
+    """SSAMBA less SSAST, both pretrained, paired by the draws."""
+    lines = ["| set | SSAMBA - SSAST, pretrained (95 %) |", "|---|---|"]
+    for source in SOURCES:
+        one, other = (results[m][source.name]["pretrained"] for m in ("ssamba", "ssast"))
+        lines.append(f"| {source.name} | {_difference(one, other)} |")
+    return "\n".join(lines)
+
+
+def _difference(values: list[float], others: list[float]) -> str:
+    """Mean of the paired differences and half their 95 % interval, in points."""
+    gains = [a - b for a, b in zip(values, others, strict=True)]
+    half = float(stats.t.ppf(0.975, len(gains) - 1)) * statistics.stdev(gains) / len(gains) ** 0.5
+    return f"{100 * statistics.mean(gains):+.1f} ± {100 * half:.1f}"
 
 
 def _spread(values: list[float]) -> str:
