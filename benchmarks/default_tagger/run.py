@@ -40,7 +40,7 @@ from audiossl.engine.train import fit
 
 SHARE_OF_OTHERS = 0.1  # of the sounds of no fold, heard again beside a half's folds
 FINISHED = "refitted"  # folder of the model whose head has been fitted anew
-BASE_STEPS, HALF_STEPS = 6000, 6000
+BASE_STEPS, HALF_STEPS = 6000, 4500
 
 
 def main() -> None:
