@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from audiossl.errors import InputError
-from audiossl.frontend_clip import Clip, FrontendError, check_choice, check_positive
+from audiossl.frontend_clip import Clip, FrontendError, check_choice, check_positive, one_by_one
 from audiossl.frontend_presets import PRESETS
 from audiossl.mel import NORMS, SCALES, WINDOWS, MelProduct, analysis_window, filterbank
 
@@ -296,7 +296,7 @@ def _arguments(names: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(frontend: Fbank | LogMel, wave: Tensor, lengths: Sequence[int] | Tensor | None) -> Tensor:
-    if wave.dim() != 2 or len(wave) == 0 or not wave.is_floating_point():
+    if wave.dim() != 2 or wave.shape[0] == 0 or not wave.is_floating_point():
         shape = tuple(wave.shape)
         raise ValueError(f"wave: expected floats (batch, samples), got {wave.dtype} {shape}")
     if lengths is not None:
@@ -316,7 +316,7 @@ def _run(frontend: Fbank | LogMel, wave: Tensor, lengths: Sequence[int] | Tensor
 def _in_blocks(function: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
     """frames: (batch, frames, window) -> (batch, mel, frames)."""
     rows = max(BLOCK // frames.shape[-1], 1)
-    if frames.device.type != "cpu" or frames.shape[-2] <= rows:
+    if not one_by_one(frames) or frames.shape[-2] <= rows:
         return function(frames)
     return torch.cat([function(block) for block in frames.split(rows, dim=-2)], dim=-1)
 

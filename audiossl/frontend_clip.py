@@ -76,7 +76,7 @@ class Clip:
         if lengths is not None:
             clips = [clip[None, :length] for clip, length in zip(wave, lengths, strict=True)]
         else:
-            clips = list(wave.split(1)) if wave.device.type == "cpu" else [wave]
+            clips = list(wave.split(1)) if one_by_one(wave) else [wave]
         specs = [self._centred(log_mel(self._prepared(clip))) for clip in clips]
         frames = self.frames or max(spec.shape[-1] for spec in specs)
         spec = torch.cat([self._fitted(spec, frames) for spec in specs])
@@ -106,15 +106,17 @@ class Clip:
         return spec - spec.mean((-2, -1), keepdim=True) if self.clip_mean else spec
 
     def _fitted(self, spec: Tensor, frames: int) -> Tensor:
-        missing = frames - spec.shape[-1]
-        if missing <= 0:
-            return spec[..., :frames]
-        shape = (*spec.shape[:-1], missing)
+        shape = (*spec.shape[:-1], max(frames - spec.shape[-1], 0))
         if isinstance(self.pad, str):
             filling = spec.amin((-2, -1), keepdim=True).expand(shape)
         else:
             filling = spec.new_full(shape, self.pad)
-        return torch.cat((spec, filling), dim=-1)
+        return torch.cat((spec, filling), dim=-1)[..., :frames]
+
+
+def one_by_one(wave: Tensor) -> bool:
+    """Whether to work in pieces that stay in a core's cache: not in a graph made for any batch."""
+    return wave.device.type == "cpu" and not torch.compiler.is_exporting()
 
 
 def check_positive(**values: float | None) -> None:

@@ -83,8 +83,9 @@ class DSCNN(nn.Module):
 
     def forward(self, spec: Tensor) -> Tensor:
         """spec: (batch, mel, frames), log-mel -> tokens (batch, tokens, dim), never negative."""
-        if spec.shape[-1] < MIN_FRAMES:
-            spec = spec.repeat(1, 1, -(-MIN_FRAMES // spec.shape[-1]))[..., :MIN_FRAMES]
+        frames = max(spec.shape[-1], MIN_FRAMES)  # no `if`: an exported graph is for any number
+        times = (frames + spec.shape[-1] - 1) // spec.shape[-1]
+        spec = spec.repeat(1, 1, times)[..., :frames]
         x = self.norm(spec.unsqueeze(1))  # (batch, 1, mel, frames)
         x = F.relu(self.stem_norm(self.stem(x)), inplace=True)
         x = self.blocks(x).mean(dim=2, keepdim=True)  # (batch, width, 1, tokens)
