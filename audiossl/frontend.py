@@ -28,6 +28,7 @@ from audiossl.errors import InputError
 from audiossl.frontend_clip import Clip, FrontendError, check_choice, check_positive, one_by_one
 from audiossl.frontend_presets import PRESETS
 from audiossl.mel import NORMS, SCALES, WINDOWS, MelProduct, analysis_window, filterbank
+from audiossl.spectrum import Spectrum, framed
 
 __all__ = ["PRESETS", "Clip", "Fbank", "FrontendError", "LogMel", "build"]
 
@@ -98,6 +99,7 @@ class Fbank(nn.Module):
         self.floor, self.energy_floor = floor, energy_floor
         self.use_energy, self.htk_compat, self.raw_energy = use_energy, htk_compat, raw_energy
         self.register_buffer("analysis", analysis_window(window_type, window, False), False)
+        self.spectrum = Spectrum(n_fft)
         self.product = MelProduct(filterbank(mels, n_fft, rate, fmin, fmax, "kaldi"))
 
     def forward(self, wave: Tensor, lengths: Sequence[int] | Tensor | None = None) -> Tensor:
@@ -114,7 +116,7 @@ class Fbank(nn.Module):
 
     def log_mel(self, wave: Tensor) -> Tensor:
         """wave: (batch, samples) -> (batch, mel, frames), before padding and normalisation."""
-        return _in_blocks(self._block, self._edged(wave).unfold(-1, self.window, self.hop))
+        return _in_blocks(self._block, framed(self._edged(wave), self.window, self.hop))
 
     def _edged(self, wave: Tensor) -> Tensor:
         count = wave.shape[-1]
@@ -135,8 +137,7 @@ class Fbank(nn.Module):
             previous = torch.cat((frames[..., :1], frames[..., :-1]), dim=-1)
             frames.sub_(previous.mul_(self.preemphasis))
         frames.mul_(self.analysis.to(frames.dtype))
-        spectrum = torch.fft.rfft(frames, n=self.n_fft)
-        spec = self.product(_power(spectrum)).clamp_min_(self.floor).log_()
+        spec = self.product(self.spectrum(frames)).clamp_min_(self.floor).log_()
         if not self.use_energy:
             return spec
         energy = raw.square().sum(-1).clamp_min(EPSILON).log()
@@ -218,6 +219,7 @@ class LogMel(nn.Module):
             self.centre += before - n_fft // 2
             analysis = nn.functional.pad(analysis, (before, n_fft - window - before))
         self.register_buffer("analysis", analysis, False)
+        self.spectrum = Spectrum(n_fft, power)
         filters = filterbank(mels, n_fft, filter_rate, fmin, fmax, mel_scale, norm)
         self.product = MelProduct(filters)
 
@@ -234,8 +236,7 @@ class LogMel(nn.Module):
         if self.preemphasis:
             wave = nn.functional.pad(wave, (0, max(2 - wave.shape[-1], 0)))
             wave = wave[:, 1:] - self.preemphasis * wave[:, :-1]
-        frames = self._edged(wave).unfold(-1, len(self.analysis), self.hop)
-        spec = _in_blocks(self._block, frames)
+        spec = _in_blocks(self._block, framed(self._edged(wave), len(self.analysis), self.hop))
         if self.top_db is None:
             return spec
         return torch.maximum(spec, spec.amax((-2, -1), keepdim=True) - self.top_db)
@@ -252,9 +253,7 @@ class LogMel(nn.Module):
         return nn.functional.pad(wave, (0, max(length - count, 0)))
 
     def _block(self, frames: Tensor) -> Tensor:
-        spectrum = torch.fft.rfft(frames * self.analysis.to(frames.dtype), n=self.n_fft)
-        # abs() and not the root of the power, whose gradient is not a number in silence
-        mel = self.product(_power(spectrum) if self.power == 2 else spectrum.abs())
+        mel = self.product(self.spectrum(frames * self.analysis.to(frames.dtype)))
         if self.log == "add":
             return mel.add_(self.floor).log_()
         mel.clamp_min_(self.floor)
@@ -319,10 +318,6 @@ def _in_blocks(function: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
     if not one_by_one(frames) or frames.shape[-2] <= rows:
         return function(frames)
     return torch.cat([function(block) for block in frames.split(rows, dim=-2)], dim=-1)
-
-
-def _power(spectrum: Tensor) -> Tensor:
-    return spectrum.real.square().add_(spectrum.imag.square())
 
 
 def _mirror(wave: Tensor, start: int, stop: int) -> Tensor:
