@@ -17,39 +17,39 @@ import numpy as np
 from audiossl import audio
 from audiossl.audio import Source, Window
 from audiossl.errors import InputError, UsageError
-from audiossl.model import Model
+from audiossl.network import Network
 
 BATCH_SIZE = 4  # windows of one file at a time; on a CPU more gains nothing
 WINDOW_SECONDS = 10.0  # where a checkpoint names no window of its own
 AHEAD = 8  # batches that may be under way or waiting, a file
 
 Tap = Callable[[np.ndarray], None]
-Network = Callable[[np.ndarray], np.ndarray]  # (batch, samples) float32 -> (batch, ...)
+Function = Callable[[np.ndarray], np.ndarray]  # (batch, samples) float32 -> (batch, ...)
 
 
 @dataclass(frozen=True)
 class Inference:
     """How a model is slid over sounds.
 
-    `batch_size`: windows of one file that the network takes at a time: files never share a batch.
+    `batch_size`: windows of one file that go in at a time: files never share a batch.
     `executor`: where batches are computed (None: in the calling thread); results are the same, and
     come in order.
     """
 
-    model: Model
+    model: Network
     batch_size: int = BATCH_SIZE
     executor: Executor | None = None
 
     def slide(
         self,
-        network: Network,
+        function: Function,
         source: Source,
         window: float | None = None,
         hop: float | None = None,
         tap: Tap | None = None,
         **reading: Any,
     ) -> Iterator[tuple[Window, np.ndarray]]:
-        """(window, what `network` gives for it), one every `hop` seconds (default: side by side).
+        """(window, what `function` gives for it), one every `hop` seconds (default: side by side).
 
         `window`: seconds, by default the model's own. The last one ends with the file and is as
         long as the others. `tap` sees each block of samples at the model's rate; `reading` goes to
@@ -60,33 +60,33 @@ class Inference:
         with audio.stream(source, self.model.rate, **reading) as stream:
             blocks = _tapped(stream, tap) if tap else stream
             pieces = audio.windows(blocks, stream.rate, window, hop or window)
-            yield from self._run(network, _full_tail(pieces, stream.rate, window), window)
+            yield from self._run(function, _full_tail(pieces, stream.rate, window), window)
 
     def window(self, asked: float | None) -> float:
         """Seconds of a window: those asked for, or the model's own; the frontend cuts nothing off.
 
         Raises UsageError on more than the model hears.
         """
-        most, rate = self.model.frontend.longest, self.model.rate
+        most, rate = self.model.longest, self.model.rate
         if asked is None:
-            usual = self.model.config.window_seconds or WINDOW_SECONDS
+            usual = self.model.window_seconds or WINDOW_SECONDS
             return usual if most is None else min(usual, most / rate)
         if most is not None and round(asked * rate) > most:
             raise UsageError(
-                f"a window of {asked:g} s: {self.model.config.name} hears the first"
+                f"a window of {asked:g} s: {self.model.name} hears the first"
                 f" {most / rate:g} s of one"
             )
         return asked
 
     def _run(
-        self, network: Network, windows: Iterable[Window], seconds: float
+        self, function: Function, windows: Iterable[Window], seconds: float
     ) -> Iterator[tuple[Window, np.ndarray]]:
         def run(group: list[Window]) -> np.ndarray:
             try:
-                return network(np.stack([window.wave for window in group]))
+                return function(np.stack([window.wave for window in group]))
             except ValueError as error:  # an encoder's word for less than it can take
                 length = len(group[0].wave) / self.model.rate
-                problem = f"too short for {self.model.config.name}: {error}"
+                problem = f"too short for {self.model.name}: {error}"
                 if length < seconds:
                     raise InputError(problem, code="short") from error
                 raise UsageError(f"a window of {length:g} s is {problem}") from error

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -39,6 +40,8 @@ class Model(nn.Module):
     `empty`: encoder and head on the meta device, to be filled.
     """
 
+    backend = "torch"
+
     def __init__(self, config: ModelConfig, *, empty: bool = False) -> None:
         super().__init__()
         self.config = config
@@ -55,6 +58,23 @@ class Model(nn.Module):
     @property
     def labels(self) -> list[str]:
         return self.config.labels
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def longest(self) -> int | None:
+        """Samples it can hear of a wave; None: all."""
+        return self.frontend.longest
+
+    @property
+    def window_seconds(self) -> float | None:
+        return self.config.window_seconds
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
 
     def embed(self, wave: Tensor) -> Tensor:
         """wave: (batch, samples) at `rate`, float32 in [-1, 1] -> (batch, dim)."""
@@ -74,6 +94,12 @@ class Model(nn.Module):
         """Logits -> scores in [0, 1]: independent (sigmoid) or exclusive (softmax) labels."""
         activation = (self.config.head or {}).get("activation", "sigmoid")
         return logits.softmax(-1) if activation == "softmax" else logits.sigmoid()
+
+    def predict(self, waves: np.ndarray) -> np.ndarray:
+        """waves: (batch, samples) float32 at `rate` -> scores (batch, classes) in [0, 1]."""
+        with torch.inference_mode():
+            logits = self(torch.from_numpy(waves).to(self.device))
+            return self.scores(logits).float().cpu().numpy()
 
 
 def load(name: str = hub.DEFAULTS["tag"], device: str = "cpu") -> Model:

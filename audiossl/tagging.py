@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from audiossl import hub
+from audiossl import hub, network
 from audiossl.audio import Source
 from audiossl.errors import InputError, UsageError
 from audiossl.inference import BATCH_SIZE, Inference, Tap, name_of
 from audiossl.labels import ontology
-from audiossl.model import Model, load
+from audiossl.network import Classifier
 from audiossl.records import Label, TagRecord
 
 TOP_K = 5
@@ -53,25 +52,32 @@ class TagOptions:
 
 
 class Tagger:
-    """A loaded model that tags.
+    """A loaded model that tags: `Model`, or its `Graph`, which needs no torch.
 
     `executor`: where batches of windows are computed (None: in the calling thread); results are the
     same, and come in order.
     """
 
     def __init__(
-        self, model: Model, batch_size: int = BATCH_SIZE, executor: Executor | None = None
+        self, model: Classifier, batch_size: int = BATCH_SIZE, executor: Executor | None = None
     ) -> None:
-        if model.head is None:
-            raise UsageError(f"model {model.config.name} has no labels: it embeds, it does not tag")
+        if model.config.head is None:
+            raise UsageError(f"model {model.name} has no labels: it embeds, it does not tag")
         self.model = model
         self.inference = Inference(model, batch_size, executor)
-        self.device = next(model.parameters()).device
+        self.device = model.device
 
     @classmethod
-    def load(cls, name: str = hub.DEFAULTS["tag"], device: str = "cpu", **options: Any) -> Tagger:
-        """`name`: an embedded model or a model folder. Raises ModelError."""
-        return cls(load(name, device), **options)
+    def load(
+        cls,
+        name: str = hub.DEFAULTS["tag"],
+        device: str = "cpu",
+        backend: str = "auto",
+        **options: Any,
+    ) -> Tagger:
+        """`name`: an embedded model, a model folder or `hf:owner/repo`; `backend`: as
+        `network.load` has it. `options` go to the constructor. Raises ModelError."""
+        return cls(network.load(name, device, backend), **options)
 
     @property
     def labels(self) -> list[str]:
@@ -131,18 +137,16 @@ class Tagger:
         labels = [Label(self.labels[index], float(span.scores[index])) for index in ranked]
         sure = tuple(label for label in labels if label.score >= options.threshold)
         best = labels[0] if labels else None
-        return TagRecord(name, span.start, span.end, sure, self.model.config.name, best)
+        return TagRecord(name, span.start, span.end, sure, self.model.name, best)
 
     def scores(self, waves: np.ndarray) -> np.ndarray:
         """waves: (batch, samples) float32 at the model's rate -> (batch, classes) in [0, 1]."""
-        with torch.inference_mode():
-            batch = torch.from_numpy(waves).to(self.device)
-            return self.model.scores(self.model(batch)).float().cpu().numpy()
+        return self.model.predict(waves)
 
 
 def tag(
     source: Source,
-    model: str | Model = hub.DEFAULTS["tag"],
+    model: str | Classifier = hub.DEFAULTS["tag"],
     device: str = "cpu",
     **options: Any,
 ) -> list[TagRecord]:
@@ -152,7 +156,7 @@ def tag(
     (names). Raises InputError, ModelError or UsageError. To tag many files load the model once:
     `tagger = audiossl.Tagger.load()`, then `tagger.tag(path)`.
     """
-    loaded = load(model, device) if isinstance(model, str) else model
+    loaded = network.load(model, device) if isinstance(model, str) else model
     tagger = Tagger(loaded)
     if options.get("labels") is not None:
         options["labels"] = tagger.find_labels(options["labels"])

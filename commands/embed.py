@@ -105,6 +105,7 @@ def run(
 
     from audiossl import arrays, hub
     from audiossl.embedding import Embedder, EmbedOptions
+    from audiossl.model import pick_device
     from audiossl.writers import EMBED_TEXTS
 
     from . import output
@@ -113,10 +114,10 @@ def run(
     how = options.running(values, "embed")
     embedding = EmbedOptions(**values)
 
-    with ThreadPoolExecutor(how.threads) as executor:
-        embedder = Embedder.load(
-            how.model, how.device, batch_size=how.batch_size, executor=executor
-        )
+    device = pick_device(how.device, threads=1)
+
+    with ThreadPoolExecutor(how.threads(device)) as executor:
+        embedder = Embedder.load(how.model, device, batch_size=how.batch_size, executor=executor)
         embedder.check(embedding)
         size = embedder.size(embedding)
         texts = {kind: partial(writer, size) for kind, writer in EMBED_TEXTS.items()}
@@ -129,7 +130,7 @@ def run(
             "embed": embedding,
             "model": hub.digest(how.model),
             "reading": reading,
-            "device": how.device.partition(":")[0],
+            "device": device.partition(":")[0],
         }
         sink = output.make_sink(formats, **how.writing, settings=settings)
         if sink is None:

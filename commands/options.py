@@ -228,7 +228,7 @@ def listed(
 
 @dataclass(frozen=True)
 class Running:
-    """How a command's model works (`device`: one that is there), and where its results go."""
+    """How a command's model works (`device`: as asked for), and where its results go."""
 
     model: str
     device: str
@@ -237,20 +237,18 @@ class Running:
     quiet: bool
     writing: dict[str, Any]
 
-    @property
-    def threads(self) -> int:
-        """Batches computed at once."""
-        return self.jobs if self.device == "cpu" else 1
+    def threads(self, device: object) -> int:
+        """Batches computed at once by a model on `device`."""
+        return self.jobs if str(device) == "cpu" else 1
 
 
 def running(values: dict[str, Any], task: str) -> Running:
     """Take the options of model, batching and output out of a command's values."""
     from audiossl import hub
-    from audiossl.model import pick_device
 
     return Running(
         model=values.pop("model") or hub.DEFAULTS[task],
-        device=pick_device(values.pop("device"), threads=1),
+        device=values.pop("device"),
         jobs=values.pop("jobs") or cores(),
         batch_size=values.pop("batch_size"),
         quiet=values.pop("quiet"),

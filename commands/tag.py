@@ -19,6 +19,14 @@ FORMATS = ["table", "jsonl", "json", "csv", "tsv", "audacity", "raven", "textgri
 @click.command()
 @options.inputs
 @options.model
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "torch", "onnx"]),
+    default="auto",
+    show_default=True,
+    help="What computes: auto takes the model's exported graph (onnxruntime, on the CPU) where it"
+    " has one that is fresh and --device is auto or cpu, else torch.",
+)
 @click.option("--top-k", type=click.IntRange(1), default=5, show_default=True, help="Labels.")
 @click.option(
     "--threshold",
@@ -108,7 +116,7 @@ def run(
     """Load the model, tag every input, write the records; the exit code."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from audiossl import hub
+    from audiossl import hub, network
     from audiossl.tagging import Tagger, TagOptions
     from audiossl.writers import FORMATS as TEXTS
 
@@ -118,11 +126,18 @@ def run(
     how = options.running(values, "tag")
     names = [part.strip() for text in values.pop("labels") for part in text.split(";")]
 
-    with ThreadPoolExecutor(how.threads) as executor:
-        tagger = Tagger.load(how.model, how.device, batch_size=how.batch_size, executor=executor)
+    model = network.load(how.model, how.device, values.pop("backend"), threads=1)
+
+    with ThreadPoolExecutor(how.threads(model.device)) as executor:
+        tagger = Tagger(model, how.batch_size, executor)
         chosen = tagger.find_labels(names) if names else None
         tagging = TagOptions(labels=chosen, **values)
-        settings = {"tag": tagging, "model": hub.digest(how.model), "reading": reading}
+        settings = {
+            "tag": tagging,
+            "model": hub.digest(how.model),
+            "backend": model.backend,
+            "reading": reading,
+        }
         formats: output.Formats = {"table": Table, **TEXTS}
         sink = output.make_sink(formats, **how.writing, settings=settings, many=many)
         if sink is None:

@@ -1,0 +1,95 @@
+"""What slides over sounds: torch's model or its exported graph, behind one interface (no torch)."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from audiossl import graph, hub
+from audiossl.errors import ModelError, UsageError
+from audiossl.model_config import ModelConfig
+
+if TYPE_CHECKING:
+    from audiossl.model import Model
+
+BACKENDS = ("auto", "torch", "onnx")
+
+log = logging.getLogger("audiossl")
+
+
+class Network(Protocol):
+    """What tagging and sliding need to know of a network."""
+
+    config: ModelConfig
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def rate(self) -> int:
+        """Hz."""
+        ...
+
+    @property
+    def longest(self) -> int | None:
+        """Samples it can hear of a wave; None: all."""
+        ...
+
+    @property
+    def window_seconds(self) -> float | None:
+        """Length of the windows it was made for; None: not known."""
+        ...
+
+
+class Classifier(Network, Protocol):
+    """A network that gives scores."""
+
+    @property
+    def labels(self) -> list[str]: ...
+
+    @property
+    def device(self) -> Any:
+        """Where it runs, in torch's words."""
+        ...
+
+    @property
+    def backend(self) -> str:
+        """ "torch" or "onnx"."""
+        ...
+
+    def predict(self, waves: np.ndarray) -> np.ndarray:
+        """waves: (batch, samples) float32 at `rate` -> scores (batch, classes) in [0, 1]."""
+        ...
+
+
+def load(
+    name: str, device: str = "cpu", backend: str = "auto", threads: int | None = None
+) -> Model | graph.Graph:
+    """Model `name`, to classify with.
+
+    `backend`: "onnx" (its exported graph, on the CPU), "torch", or "auto": the graph where the
+    model has one that is fresh, onnxruntime is installed and `device` is "auto" or "cpu", else
+    torch. `threads`: of torch inside one operation (None: as torch has it).
+    Raises ModelError; UsageError on a device that is not there, or not for this backend.
+    """
+    if backend not in BACKENDS:
+        raise UsageError(f"backend: {backend!r} is not one of {', '.join(BACKENDS)}")
+    if backend == "onnx" and device not in ("auto", "cpu"):
+        raise UsageError(f"backend onnx runs on the CPU, not on {device}: backend torch does")
+    if backend != "torch" and device in ("auto", "cpu"):
+        folder = hub.resolve(name)
+        try:
+            return graph.load(folder)
+        except graph.NoGraph:
+            if backend == "onnx":
+                raise
+        except ModelError as error:
+            if backend == "onnx":
+                raise
+            log.warning("warning: %s; torch is used instead", error)
+    from audiossl.model import load as load_model
+    from audiossl.model import pick_device
+
+    return load_model(name, pick_device(device, threads))
