@@ -125,6 +125,10 @@ class Fbank(nn.Module):
         frames = max((count + self.hop // 2) // self.hop, 1)
         before = self.window // 2 - self.hop // 2  # so that frame k is centred on (k + 1/2) hops
         after = (frames - 1) * self.hop + self.window - before
+        if (
+            torch.compiler.is_exporting()
+        ):  # where slices that may end beyond the wave are not for all
+            return _mirror(wave, -before, after)
         left, right = _mirror(wave, -before, 0), _mirror(wave, count, after)
         return torch.cat((left, wave[:, max(-before, 0) : after], right), dim=-1)
 
@@ -249,7 +253,7 @@ class LogMel(nn.Module):
         if self.edges == "zero":
             return nn.functional.pad(wave, (half, half))
         if self.edges == "end":
-            length += (-(-count // self.hop) - 1) * self.hop
+            length += ((count + self.hop - 1) // self.hop - 1) * self.hop
         return nn.functional.pad(wave, (0, max(length - count, 0)))
 
     def _block(self, frames: Tensor) -> Tensor:
@@ -324,7 +328,8 @@ def _mirror(wave: Tensor, start: int, stop: int) -> Tensor:
     """Samples start..stop of the wave continued by mirrors at both ends, the ends doubled
     (... 1 0 | 0 1 ... n-1 | n-1 n-2 ...), as far as it takes, as Kaldi does."""
     count = wave.shape[-1]
-    index = torch.arange(start, max(start, stop), device=wave.device).remainder(2 * count)
+    index = torch.arange(start, max(start, stop), device=wave.device)
+    index = index.remainder(torch.full_like(index, 2 * count))
     return wave[:, torch.minimum(index, 2 * count - 1 - index)]
 
 

@@ -94,13 +94,14 @@ class Clip:
     def _filled(self, wave: Tensor) -> Tensor:
         if self.samples is None:
             return wave
-        wave = wave[:, : self.samples]
+        # Filled first and cut then, without an `if`: an exported graph is for any length.
+        count = wave.shape[-1]
         if self.fill == "tile":
-            return wave.repeat(1, -(-self.samples // wave.shape[-1]))[:, : self.samples]
+            wave = wave.repeat(1, (self.samples + count - 1) // count)
         if self.fill == "repeat":
-            wave = wave.repeat(1, self.samples // wave.shape[-1])
-        missing, before = self.samples - wave.shape[-1], self.offset(wave.shape[-1])
-        return nn.functional.pad(wave, (before, missing - before))
+            wave = wave.repeat(1, max(self.samples // count, 1))
+        missing, before = max(self.samples - wave.shape[-1], 0), self.offset(wave.shape[-1])
+        return nn.functional.pad(wave, (before, missing - before))[:, : self.samples]
 
     def _centred(self, spec: Tensor) -> Tensor:
         return spec - spec.mean((-2, -1), keepdim=True) if self.clip_mean else spec
