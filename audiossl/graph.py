@@ -12,7 +12,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,9 @@ SEAL_KEY = f"{PREFIX}sha256".encode()
 SEAL_BYTES = 2 + 2 + len(SEAL_KEY) + 2 + 64
 
 
+Otherwise = Callable[[], Any]
+
+
 class NoGraph(ModelError):
     """There is no graph to run here: none was exported, or nothing that runs it is installed."""
 
@@ -46,32 +51,50 @@ class Graph:
 
     backend, device = "onnx", "cpu"
 
-    def __init__(self, config: ModelConfig, session: Any, facts: dict[str, str]) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        session: Any,
+        facts: dict[str, str],
+        otherwise: Otherwise | None = None,
+    ) -> None:
         self.config, self.name, self.labels = config, config.name, config.labels
         self.window_seconds = config.window_seconds
-        self.rate, self.shortest = int(facts["rate"]), int(facts["shortest"])
+        self.rate, self.least, self.most = (int(facts[key]) for key in ("rate", "least", "most"))
         self.longest = int(facts["longest"]) if facts["longest"] else None
-        self._session = session
-        size = session.get_inputs()[0].shape[1]
-        self._size = size if isinstance(size, int) else None
+        self._session, self._otherwise = session, otherwise
+        self._model: Any = None
+        self._lock = Lock()
 
     def predict(self, waves: np.ndarray) -> np.ndarray:
         """waves: (batch, samples) float32 at `rate` -> scores (batch, classes) in [0, 1].
 
-        One wave at a time: a batch is no faster on a CPU, and results cannot depend on it. Raises
-        ValueError on waves of a length that the network cannot take.
+        One wave at a time: a batch is no faster on a CPU, and results cannot depend on it. Waves
+        longer or shorter than the graph is good for go to what it stands for, if that was given;
+        else ValueError.
         """
         count = waves.shape[-1]
-        if self._size is not None and count != self._size:
-            raise ValueError(f"its graph takes {self._size} samples, not {count} (--backend torch)")
-        if count < self.shortest:
-            raise ValueError(f"it needs {self.shortest} samples, got {count}")
-        rows = [self._session.run([SCORES], {WAVE: wave[None]})[0] for wave in waves]
-        return np.concatenate(rows)
+        if self.least <= count <= self.most:
+            rows = [self._session.run([SCORES], {WAVE: wave[None]})[0] for wave in waves]
+            return np.concatenate(rows)
+        if self._otherwise is None:
+            raise ValueError(
+                f"{count} samples are not the {self.least} to {self.most} that {GRAPH} takes"
+            )
+        return self._original().predict(waves)
+
+    def _original(self) -> Any:
+        with self._lock:  # loaded once, whichever thread needs it first
+            if self._model is None and self._otherwise is not None:
+                self._model = self._otherwise()
+            return self._model
 
 
-def load(folder: Path) -> Graph:
-    """The graph of a model folder. Raises NoGraph, or ModelError when it is damaged or stale."""
+def load(folder: Path, otherwise: Otherwise | None = None) -> Graph:
+    """The graph of a model folder. Raises NoGraph, or ModelError when it is damaged or stale.
+
+    `otherwise`: loads the model in torch, for waves of lengths that the graph is not good for.
+    """
     path = folder / GRAPH
     if not path.is_file():
         raise NoGraph(f"{folder} holds no {GRAPH}: run `audiossl models export {folder} --onnx`")
@@ -89,7 +112,7 @@ def load(folder: Path) -> Graph:
     stored = session.get_modelmeta().custom_metadata_map
     facts = {key.removeprefix(PREFIX): value for key, value in stored.items()}
     _check(path, facts, config, config.sha256 or hub.sha256(folder / WEIGHTS))
-    return Graph(config, session, facts)
+    return Graph(config, session, facts, otherwise)
 
 
 def open_session(data: bytes, path: Path) -> Any:
@@ -98,9 +121,9 @@ def open_session(data: bytes, path: Path) -> Any:
         import onnxruntime
     except ImportError as error:
         raise NoGraph(f"onnxruntime does not import: {error}") from error
-    onnxruntime.set_default_logger_severity(3)  # errors: what it warns of helps no user
+    onnxruntime.set_default_logger_severity(4)  # what it has to say comes as exceptions, too
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     # Many files are worked on at once, each in a thread of its own; and results depend on the
     # number of threads inside an operation.
     options.intra_op_num_threads = options.inter_op_num_threads = 1

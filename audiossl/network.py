@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -70,18 +71,20 @@ def load(
     """Model `name`, to classify with.
 
     `backend`: "onnx" (its exported graph, on the CPU), "torch", or "auto": the graph where the
-    model has one that is fresh, onnxruntime is installed and `device` is "auto" or "cpu", else
-    torch. `threads`: of torch inside one operation (None: as torch has it).
+    model has one that is fresh, onnxruntime is installed and `device` is "auto" or "cpu"; torch
+    otherwise, and for waves of lengths that the graph is not good for. `threads`: of torch inside
+    one operation (None: as torch has it).
     Raises ModelError; UsageError on a device that is not there, or not for this backend.
     """
     if backend not in BACKENDS:
         raise UsageError(f"backend: {backend!r} is not one of {', '.join(BACKENDS)}")
     if backend == "onnx" and device not in ("auto", "cpu"):
         raise UsageError(f"backend onnx runs on the CPU, not on {device}: backend torch does")
+    by_torch = partial(_load_model, name, device, threads)
     if backend != "torch" and device in ("auto", "cpu"):
         folder = hub.resolve(name)
         try:
-            return graph.load(folder)
+            return graph.load(folder, by_torch if backend == "auto" else None)
         except graph.NoGraph:
             if backend == "onnx":
                 raise
@@ -89,7 +92,10 @@ def load(
             if backend == "onnx":
                 raise
             log.warning("warning: %s; torch is used instead", error)
-    from audiossl.model import load as load_model
-    from audiossl.model import pick_device
+    return by_torch()
 
-    return load_model(name, pick_device(device, threads))
+
+def _load_model(name: str, device: str, threads: int | None) -> Model:
+    from audiossl import model
+
+    return model.load(name, model.pick_device(device, threads))

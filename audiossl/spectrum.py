@@ -54,8 +54,9 @@ class MatrixSpectrum(nn.Module):
 
     def __init__(self, size: int, n_fft: int, power: float) -> None:
         super().__init__()
-        self.half, self.power = (size + 1) // 2, power
-        moments = torch.arange(self.half, dtype=torch.float64) - (size - 1) / 2
+        half = (size + 1) // 2
+        self.power = power
+        moments = torch.arange(half, dtype=torch.float64) - (size - 1) / 2
         angles = moments[:, None] * torch.arange(n_fft // 2 + 1) * (2 * math.pi / n_fft)
         cosines = angles.cos()
         if size % 2:
@@ -65,7 +66,8 @@ class MatrixSpectrum(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """frames: (..., size), windowed -> (..., n_fft // 2 + 1)."""
-        first, last = frames[..., : self.half], frames[..., -self.half :].flip(-1)
+        half = len(self.cosines)
+        first, last = frames[..., :half], frames[..., -half:].flip(-1)
         real, imaginary = (first + last) @ self.cosines, (first - last) @ self.sines
         power = real * real + imaginary * imaginary
         return power if self.power == 2 else power.sqrt()

@@ -77,9 +77,10 @@ def ls(format_: str, quiet: bool) -> None:
 @options.common
 def show(name: str, labels: bool, format_: str, quiet: bool) -> None:
     """What a model is: architecture, labels, data, licence, numbers."""
-    from audiossl import hub
+    from audiossl import graph, hub
 
     facts = hub.describe(name, details=True)
+    facts["graph"] = graph.state(hub.resolve(name, download=False))
     if labels:
         click.echo("\n".join(facts["labels"]))
     elif as_json(format_):
@@ -208,6 +209,37 @@ def convert(source: Path, out: Path, layout: str | None, labels_file: Any, quiet
         say = f"layout {made.layout}, {len(made.tensors)} tensors{unused}{labels}"
         click.echo(f"audiossl: {say}, licence {made.config.licence}", err=True)
     click.echo(out)
+
+
+@command.command()
+@click.argument("name", metavar="MODEL", shell_complete=complete_here)
+@click.option("--onnx", is_flag=True, required=True, help="As one ONNX file.")
+@click.option(
+    "-o",
+    "--out",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Where to.  [default: model.onnx in the model's folder]",
+)
+@options.common
+def export(name: str, onnx: bool, out: Path | None, quiet: bool) -> None:
+    """Write a model as a graph that runs without torch.
+
+    From the wave at the model's rate to scores, and the embedding beside them: frontend included,
+    checked against torch before it is written. In the model's own folder it is what `tag` then
+    uses. Needs pip install 'audiossl-toolkit[export]'.
+
+    \b
+    audiossl models export tagger --onnx
+    audiossl models export runs/frogs/best --onnx --out frogs.onnx
+    """
+    from audiossl.export import export as write
+
+    path, varying = write(name, out)
+    if not quiet:
+        size = path.stat().st_size / 1e6
+        click.echo(f"audiossl: {size:.1f} MB; its input may vary in {varying}", err=True)
+    click.echo(path)
 
 
 def as_json(format_: str) -> bool:

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from audiossl import hub
 from audiossl.models.ast import build
 
-SUBCOMMANDS = ["convert", "ls", "path", "pull", "rm", "show", "verify"]
+SUBCOMMANDS = ["convert", "export", "ls", "path", "pull", "rm", "show", "verify"]
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 pytest_plugins = ("modelfolders",)
 pytestmark = pytest.mark.usefixtures("cache")
@@ -60,6 +60,7 @@ def test_show(cli: Run) -> None:
     put("hf:org/m")
     facts = json.loads(cli("models", "show", "hf:org/m").stdout)
     assert facts["labels"] == ["cat", "dog"]
+    assert facts["graph"] == "none"
     assert facts["endpoint"] == "https://hub.test"
     assert facts["training"]["data"][0] == {"name": "toys", "licence": "CC0"}
     table = cli("models", "show", "hf:org/m", "--format", "table").stdout.decode()

@@ -14,7 +14,17 @@ import audiossl
 from audiossl.commands.main import COMMANDS
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "numpy", "rich", "librosa", "torchaudio", "soundfile", "yaml", "huggingface_hub")
+HEAVY = (
+    "torch",
+    "onnxruntime",
+    "numpy",
+    "rich",
+    "librosa",
+    "torchaudio",
+    "soundfile",
+    "yaml",
+    "huggingface_hub",
+)
 
 
 def project() -> dict:

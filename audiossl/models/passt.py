@@ -101,7 +101,7 @@ class PaSST(nn.Module):
         """
         patches = self._patchout(self._placed(spec))
         front = torch.cat([self.cls_token, self.dist_token], dim=1) + self.class_pos_embed
-        x = torch.cat([front.expand(len(patches), -1, -1), patches], dim=1)
+        x = torch.cat([front.expand(patches.shape[0], -1, -1), patches], dim=1)
         for block in self.blocks:
             if self.checkpointing and self.training:
                 x = checkpoint(block, x, use_reentrant=False)

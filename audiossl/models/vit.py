@@ -164,7 +164,7 @@ class ViT(nn.Module):
         tokens: (batch, n, dim) -> (batch, class tokens + n, dim), after the final norm or, with
         `normalise=False`, as the last block gives them.
         """
-        x = torch.cat([self._class_tokens().expand(len(tokens), -1, -1), tokens], dim=1)
+        x = torch.cat([self._class_tokens().expand(tokens.shape[0], -1, -1), tokens], dim=1)
         for block in self.blocks:
             if self.checkpointing and self.training:
                 x = checkpoint(block, x, use_reentrant=False)

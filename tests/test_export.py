@@ -1,0 +1,186 @@
+"""Models written as graphs: what they are, what is refused, and that nothing is left when it fails.
+
+That a graph gives torch's scores for any wave is tested in test_graph.py; the frontends in graph
+form in test_spectrum.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from graphs import saved, small
+
+from audiossl import audio, export, graph, hub
+from audiossl.errors import ModelError, OutputError, UsageError
+from audiossl.frontend_presets import PRESETS
+from audiossl.graph import GRAPH
+from audiossl.model import load
+
+pytest_plugins = ("graphs",)
+VIT = {"name": "ast", "dim": 16, "depth": 1, "heads": 2, "frames": 128}
+DECIBEL = {"preset": "fsd50k"}  # over the clip's upper 80 dB, and centred clip by clip
+
+
+def test_a_graph_is_sound_and_says_what_it_is(exported: Path) -> None:
+    made = onnx.load(exported / GRAPH)
+    onnx.checker.check_model(made)
+    facts = {entry.key: entry.value for entry in made.metadata_props}
+    config = hub.read_config(exported)
+    assert facts["audiossl.format"] == "1"
+    assert facts["audiossl.model"] == "small"
+    assert facts["audiossl.rate"] == "16000"
+    assert facts["audiossl.weights"] == config.sha256 == hub.sha256(exported / "model.safetensors")
+    data = (exported / GRAPH).read_bytes()
+    assert facts["audiossl.sha256"] == hashlib.sha256(data[: -graph.SEAL_BYTES]).hexdigest()
+    assert [value.name for value in made.graph.input] == ["wave"]
+    assert [value.name for value in made.graph.output] == ["scores", "embedding"]
+    sizes = made.graph.input[0].type.tensor_type.shape.dim
+    assert [size.dim_param for size in sizes] == ["batch", "samples"]
+
+
+def test_a_graph_does_not_say_where_it_was_made(exported: Path) -> None:
+    data = (exported / GRAPH).read_bytes()
+    for trace in (b"stack_trace", b"site-packages", str(Path(export.__file__).parent).encode()):
+        assert trace not in data
+
+
+def test_the_embedding_is_beside_the_scores(exported: Path) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(exported / GRAPH)
+    wave = 0.1 * torch.randn(2, 20_000, generator=torch.Generator().manual_seed(0))
+    (embedding,) = session.run(["embedding"], {"wave": wave.numpy()})
+    with torch.inference_mode():
+        expected = small().embed(wave).numpy()
+    np.testing.assert_allclose(embedding, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "frontend", "head"),
+    [
+        (VIT, {"preset": "ast_speechcommands"}, None),
+        ({**VIT, "mel": 96, "frames": 140}, DECIBEL, {"name": "linear", "labels": ["a", "b"]}),
+    ],
+)
+def test_architectures_and_frontends(
+    tmp_path: Path, clips: Path, architecture: dict, frontend: dict, head: dict | None
+) -> None:
+    folder = saved(
+        tmp_path / "model",
+        architecture=architecture,
+        frontend=frontend,
+        head=head,
+        task="tag" if head else "embed",
+        window_seconds=1.3,
+    )
+    out, varying = export.export(str(folder), tmp_path / "graph.onnx")
+    assert (out, varying) == (tmp_path / "graph.onnx", "batch and length")
+    assert not (folder / GRAPH).exists()
+    session = graph.open_session(out.read_bytes(), out)
+    names = [output.name for output in session.get_outputs()]
+    assert names == (["scores", "embedding"] if head else ["embedding"])
+    model = load(str(folder))
+    whole, _ = audio.read(clips / "speech.flac", model.rate)
+    for seconds in (1.3, 0.8):
+        wave = whole[None, : int(seconds * model.rate)]
+        with torch.inference_mode():
+            expected = [value.numpy() for value in export.Whole(model)(torch.from_numpy(wave))]
+        for ours, theirs in zip(session.run(names, {"wave": wave}), expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_every_preset(tmp_path: Path, preset: str) -> None:
+    folder = saved(tmp_path / "model", frontend={"preset": preset})
+    assert export.export(str(folder))[1] == "batch and length"
+    found, model = graph.load(folder), load(str(folder))
+    for count in (found.least, model.rate // 2, model.rate, found.most):
+        wave = (0.1 * np.random.default_rng(0).standard_normal((1, count))).astype(np.float32)
+        np.testing.assert_allclose(found.predict(wave), model.predict(wave), rtol=0, atol=1e-4)
+
+
+# --- what is not written --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    return saved(tmp_path / "plain")
+
+
+def refused(folder: Path, kind: type[Exception], words: str, **arguments: Any) -> None:
+    before = sorted(path.name for path in folder.iterdir())
+    with pytest.raises(kind, match=words) as caught:
+        export.export(str(folder), **arguments)
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_what_exports_is_not_installed(
+    plain: Path, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = export.importlib.util.find_spec
+    monkeypatch.setattr(
+        export.importlib.util, "find_spec", lambda name: None if name == package else found(name)
+    )
+    words = re.escape(f"needs {package}: pip install 'audiossl-toolkit[export]'")
+    refused(plain, UsageError, words)
+
+
+def test_a_scan_is_refused_at_once(tmp_path: Path) -> None:
+    scan = {"name": "ssamba", "dim": 16, "depth": 2, "frames": 96, "states": 4}
+    folder = saved(tmp_path / "scan", architecture=scan, frontend={"preset": "ssamba"})
+    refused(folder, ModelError, "cannot be exported: its selective scan")
+
+
+def test_what_torch_cannot_trace(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no(*_arguments: Any, **_options: Any) -> None:
+        raise RuntimeError("data-dependent\nand more of it")
+
+    monkeypatch.setattr(torch.export, "export", no)
+    refused(plain, ModelError, "small cannot be exported: data-dependent$")
+
+
+def test_what_onnxruntime_does_not_load(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no(data: bytes, path: Path) -> None:
+        raise ModelError(f"{path}: onnxruntime cannot load it: why")
+
+    monkeypatch.setattr(export, "_traced", lambda model, size: (onnx.ModelProto(), "nothing"))
+    monkeypatch.setattr(export.graph, "open_session", no)
+    refused(plain, ModelError, "cannot load it: why")
+
+
+class Off:
+    """A session whose scores are all zero."""
+
+    def get_outputs(self) -> list[Any]:
+        return [onnx.ValueInfoProto(name="scores"), onnx.ValueInfoProto(name="embedding")]
+
+    def run(self, names: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return [np.zeros((1, 3), np.float32), np.zeros((1, 16), np.float32)]
+
+
+def test_a_graph_that_differs_is_not_written(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "_traced", lambda model, size: (onnx.ModelProto(), "nothing"))
+    monkeypatch.setattr(export.graph, "open_session", lambda data, path: Off())
+    refused(plain, ModelError, r"on 24000 samples of noise the graph is 0\.\d+ off torch's scores")
+
+
+def test_what_cannot_be_written(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "_traced", lambda model, size: (onnx.ModelProto(), "nothing"))
+    monkeypatch.setattr(export.graph, "open_session", lambda data, path: Off())
+    monkeypatch.setattr(export, "_compare", lambda *arguments: None)
+    refused(plain, OutputError, "No such file", out=plain / "none" / "graph.onnx")
+
+
+def test_more_than_one_file_can_hold(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "MOST_BYTES", 100)
+    refused(plain, ModelError, "at most 2 GB")

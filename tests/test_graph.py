@@ -1,0 +1,330 @@
+"""A model's exported graph: torch's scores without torch, and what happens when it is no good."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from graphs import LABELS, saved, small
+from modelfolders import flip
+
+import audiossl
+from audiossl import audio, graph, hub, network
+from audiossl.errors import InputError, ModelError, UsageError
+from audiossl.graph import GRAPH, Graph, NoGraph
+from audiossl.model import Model, load
+from audiossl.tagging import Tagger, TagOptions
+
+pytest_plugins = ("graphs",)
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+def noise(count: int, batch: int = 1) -> np.ndarray:
+    values = np.random.default_rng(count).standard_normal((batch, count))
+    return (0.1 * values).astype(np.float32)
+
+
+# --- the embedded tagger --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def both() -> tuple[Graph, Model]:
+    """The embedded tagger: as a graph, and in torch."""
+    return graph.load(hub.resolve("tagger")), load("tagger")
+
+
+def test_the_committed_graph_is_fresh() -> None:
+    assert graph.state(hub.resolve("tagger")) == "fresh", (
+        "the embedded tagger's graph is not of its weights: audiossl models export tagger --onnx"
+    )
+
+
+@pytest.mark.parametrize("count", [1, 399, 400, 401, 560, 15_599, 15_760, 16_001, 80_000, 300_000])
+def test_edge_lengths(both: tuple[Graph, Model], count: int) -> None:
+    ours, theirs = (network.predict(noise(count)) for network in both)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
+
+
+def test_clips(both: tuple[Graph, Model], clips: Path) -> None:
+    options = TagOptions(threshold=0, top_k=100)
+    taggers = [Tagger(network) for network in both]
+    for path in sorted(clips.iterdir()):
+        if path.suffix == ".md":
+            continue
+        ours, theirs = ([*tagger.tag(path, options=options)] for tagger in taggers)
+        assert [(record.start, record.end) for record in ours] == [
+            (record.start, record.end) for record in theirs
+        ]
+        for mine, other in zip(ours, theirs, strict=True):
+            scores = {label.label: label.score for label in mine.labels}
+            for label in other.labels:
+                assert scores[label.label] == pytest.approx(label.score, abs=1e-4), path.name
+
+
+@pytest.mark.parametrize("kind", ["silence", "tone", "loud"])
+def test_what_is_not_noise(both: tuple[Graph, Model], kind: str) -> None:
+    time = np.arange(80_000) / 16_000
+    wave = {"silence": 0 * time, "tone": 0.5 * np.sin(2 * np.pi * 440 * time)}.get(
+        kind, np.sign(np.sin(2 * np.pi * 100 * time))
+    )
+    ours, theirs = (network.predict(wave.astype(np.float32)[None]) for network in both)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
+
+
+PROGRAM = """
+import sys
+from audiossl.commands.main import _run
+code = _run(sys.argv[1:])
+sys.stderr.write(" ".join(sys.modules))
+sys.exit(code)
+"""
+
+
+def test_tag_imports_no_torch(cli: Run, clips: Path) -> None:
+    arguments = [
+        "tag",
+        str(clips / "speech.flac"),
+        str(clips / "guitar.ogg"),
+        "--threshold",
+        "0.01",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments], capture_output=True, check=True
+    )
+    modules = set(done.stderr.decode().split())
+    assert "onnxruntime" in modules
+    assert not modules & {"torch", "onnx", "librosa", "torchaudio"}
+    by_torch = cli(*arguments, "--backend", "torch").stdout
+    pairs = zip(done.stdout.splitlines(), by_torch.splitlines(), strict=True)
+    for ours, theirs in ((json.loads(one), json.loads(other)) for one, other in pairs):
+        scores = [[label.pop("score") for label in record["labels"]] for record in (ours, theirs)]
+        assert ours == theirs
+        assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+
+
+def test_one_file_in_python_imports_no_torch(clips: Path) -> None:
+    program = (
+        "import sys, audiossl; r = audiossl.tag(sys.argv[1]); "
+        "assert r[0].labels[0].label == 'Speech'; assert 'torch' not in sys.modules"
+    )
+    path = str(clips / "speech.flac")
+    assert subprocess.run([sys.executable, "-c", program, path], check=False).returncode == 0
+
+
+# --- any model ------------------------------------------------------------------------------------
+
+
+def test_the_graph_is_the_model(exported: Path) -> None:
+    found, model = graph.load(exported), small()
+    assert (found.name, found.rate, found.labels) == ("small", 16000, LABELS)
+    assert (found.window_seconds, found.longest) == (1.5, None)
+    for count in (1, 400, 23_999, 24_000, found.most):
+        got = found.predict(noise(count, 2))
+        np.testing.assert_allclose(got, model.predict(noise(count, 2)), rtol=0, atol=1e-4)
+        assert got.dtype == np.float32
+
+
+def test_results_do_not_depend_on_batches_or_threads(exported: Path, clips: Path) -> None:
+    found = graph.load(exported)
+    waves = noise(24_000, 5)
+    alone = np.concatenate([found.predict(wave[None]) for wave in waves])
+    np.testing.assert_array_equal(found.predict(waves), alone)
+    path = clips / "drum kit.flac"
+    expected = [span.scores for span in Tagger(found, 1).spans(path, 0.7, 0.2)]
+    with ThreadPoolExecutor(3) as executor:
+        got = [span.scores for span in Tagger(found, 4, executor).spans(path, 0.7, 0.2)]
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_lengths_beyond_the_graph_go_to_torch(exported: Path) -> None:
+    calls = []
+
+    def otherwise() -> Model:
+        calls.append(1)
+        return small()
+
+    found = graph.load(exported, otherwise)
+    found.predict(noise(found.most))
+    assert not calls
+    too_long = noise(found.most + 1)
+    for _ in range(2):
+        np.testing.assert_array_equal(found.predict(too_long), small().predict(too_long))
+    assert len(calls) == 1
+    with pytest.raises(ValueError, match=f"1 to {found.most}"):
+        graph.load(exported).predict(too_long)
+
+
+def test_only_the_graph_refuses_windows_that_it_does_not_take(exported: Path, clips: Path) -> None:
+    tagger = Tagger.load(str(exported), backend="onnx")
+    tagger.model.least = 3 * 16_000  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match="window of 1 s"):
+        list(tagger.tag(clips / "speech.flac", options=TagOptions(window=1)))
+    with pytest.raises(InputError, match="too short"):
+        list(tagger.tag(clips / "burp.opus", options=TagOptions(window=30)))
+
+
+def test_backends(exported: Path) -> None:
+    assert isinstance(network.load(str(exported)), Graph)
+    assert isinstance(network.load(str(exported), "auto"), Graph)
+    assert isinstance(network.load(str(exported), backend="onnx"), Graph)
+    assert isinstance(network.load(str(exported), backend="torch"), Model)
+    assert network.load(str(exported), backend="torch").backend == "torch"
+    with pytest.raises(UsageError, match="on the CPU, not on cuda"):
+        network.load(str(exported), "cuda", "onnx")
+    with pytest.raises(UsageError, match="'tpu9' is not one of auto, torch, onnx"):
+        network.load(str(exported), backend="tpu9")
+    with pytest.raises(UsageError, match="tpu9"):  # a device is torch's affair
+        network.load(str(exported), "tpu9")
+
+
+def test_a_model_without_labels_has_a_graph_but_does_not_tag(exported: Path) -> None:
+    found = graph.load(exported)
+    found.config.head = None
+    with pytest.raises(UsageError, match="has no labels"):
+        Tagger(found)
+
+
+# --- no graph, or none that is good ---------------------------------------------------------------
+
+
+def fall_back(folder: Path, caplog: pytest.LogCaptureFixture) -> str:
+    """The warning with which torch takes over; with `onnx` asked for, it is the error."""
+    with caplog.at_level(logging.WARNING, "audiossl"):
+        found = network.load(str(folder))
+    assert isinstance(found, Model)
+    with pytest.raises(ModelError) as caught:
+        network.load(str(folder), backend="onnx")
+    if not caplog.messages:
+        assert isinstance(caught.value, NoGraph)
+        return ""
+    (message,) = caplog.messages
+    assert message == f"warning: {caught.value}; torch is used instead"
+    return message
+
+
+def test_no_graph_is_no_matter(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = saved(tmp_path / "plain")
+    assert graph.state(folder) == "none"
+    assert fall_back(folder, caplog) == ""
+
+
+def test_no_onnxruntime_is_no_matter(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph.importlib.util, "find_spec", lambda name: None)
+    assert fall_back(folder, caplog) == ""
+    with pytest.raises(NoGraph, match="pip install onnxruntime"):
+        network.load(str(folder), backend="onnx")
+
+
+def test_an_onnxruntime_that_does_not_import_is_no_matter(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert fall_back(folder, caplog) == ""
+
+
+def test_other_weights_make_it_stale(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    saved(folder, seed=1)
+    said = fall_back(folder, caplog)
+    assert f"{folder / GRAPH}: stale: made from another model.safetensors" in said
+    assert f"run `audiossl models export {folder} --onnx`" in said
+    assert "stale" in graph.state(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"frontend": {"preset": "yamnet", "floor": 0.002}},
+        {"head": {"name": "linear", "labels": LABELS, "activation": "softmax"}},
+    ],
+)
+def test_another_config_makes_it_stale(
+    folder: Path, change: dict, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    assert "stale: made from another config.json" in fall_back(folder, caplog)
+
+
+def test_other_names_of_labels_do_not(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace("Rain", "Regen"))
+    assert graph.load(folder).labels == ["Speech", "Dog", "Regen"]
+
+
+@pytest.mark.parametrize("place", [0.5, -1])
+def test_damage_is_noticed(folder: Path, place: float, caplog: pytest.LogCaptureFixture) -> None:
+    data = bytearray((folder / GRAPH).read_bytes())
+    data[int(place * len(data)) if place > 0 else -1] ^= 1
+    (folder / GRAPH).write_bytes(data)
+    assert "damaged" in fall_back(folder, caplog)
+
+
+@pytest.mark.parametrize("kept", [0, 50, 0.5, -1])
+def test_half_a_file_is_noticed(
+    folder: Path, kept: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = (folder / GRAPH).read_bytes()
+    (folder / GRAPH).write_bytes(data[: int(kept * len(data)) if 0 < kept < 1 else int(kept)])
+    assert "damaged" in fall_back(folder, caplog)
+
+
+def test_what_is_no_graph_of_ours_is_not_run(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = b"not a graph"
+    (folder / GRAPH).write_bytes(data + graph.seal(data))
+    assert "onnxruntime cannot load it" in fall_back(folder, caplog)
+    caplog.clear()
+    plain = _foreign()
+    (folder / GRAPH).write_bytes(plain + graph.seal(plain))
+    assert "not a graph of this program" in fall_back(folder, caplog)
+
+
+def test_damaged_weights_are_an_error_whatever_computes(folder: Path) -> None:
+    flip(folder / "model.safetensors")
+    for backend in network.BACKENDS:
+        with pytest.raises(ModelError, match="damaged"):
+            network.load(str(folder), backend=backend)
+
+
+def test_the_command_warns_and_goes_on(cli: Run, clips: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(hub.resolve("tagger"), tmp_path / "mine"))
+    flip(folder / GRAPH)
+    done = cli("tag", clips / "speech.flac", "--model", folder)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["labels"][0]["label"] == "Speech"
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith(f"audiossl: warning: {folder / GRAPH}: damaged")
+    done = cli("tag", clips / "speech.flac", "--model", folder, "--backend", "onnx")
+    assert (done.returncode, done.stdout) == (5, b"")
+
+
+def test_in_python(exported: Path, clips: Path) -> None:
+    (record,) = audiossl.tag(clips / "speech.flac", str(exported), threshold=0)
+    (same,) = audiossl.tag(clips / "speech.flac", load(str(exported)), threshold=0)
+    assert [label.label for label in record.labels] == [label.label for label in same.labels]
+    wave, _ = audio.read(clips / "speech.flac", 16000)
+    tagger = audiossl.Tagger.load(str(exported))
+    assert tagger.scores(wave[None, :24_000]).shape == (1, 3)
+
+
+def _foreign() -> bytes:
+    """A sound ONNX file that knows nothing of this program."""
+    from onnx import TensorProto, helper
+
+    nodes = [helper.make_node("Identity", ["wave"], ["scores"])]
+    shape = ["batch", "samples"]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in ("wave", "scores")]
+    made = helper.make_graph(nodes, "g", ends[:1], ends[1:])
+    opset = [helper.make_opsetid("", 18)]
+    return helper.make_model(made, opset_imports=opset, ir_version=9).SerializeToString()
