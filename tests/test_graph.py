@@ -13,23 +13,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from graphs import LABELS, saved, small
+import torch
 from modelfolders import flip
 
 import audiossl
 from audiossl import audio, graph, hub, network
 from audiossl.errors import InputError, ModelError, UsageError
 from audiossl.graph import GRAPH, Graph, NoGraph
-from audiossl.model import Model, load
+from audiossl.model import Model, load, save_model
 from audiossl.tagging import Tagger, TagOptions
 
-pytest_plugins = ("graphs",)
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+TAGGER = hub.PRETRAINED / "tagger"
 
 
 def noise(count: int, batch: int = 1) -> np.ndarray:
     values = np.random.default_rng(count).standard_normal((batch, count))
     return (0.1 * values).astype(np.float32)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model folder with a graph, to be changed."""
+    return Path(shutil.copytree(TAGGER, tmp_path / "mine"))
 
 
 # --- the embedded tagger --------------------------------------------------------------------------
@@ -38,11 +44,11 @@ def noise(count: int, batch: int = 1) -> np.ndarray:
 @pytest.fixture(scope="module")
 def both() -> tuple[Graph, Model]:
     """The embedded tagger: as a graph, and in torch."""
-    return graph.load(hub.resolve("tagger")), load("tagger")
+    return graph.load(TAGGER), load("tagger")
 
 
 def test_the_committed_graph_is_fresh() -> None:
-    assert graph.state(hub.resolve("tagger")) == "fresh", (
+    assert graph.state(TAGGER) == "fresh", (
         "the embedded tagger's graph is not of its weights: audiossl models export tagger --onnx"
     )
 
@@ -119,21 +125,21 @@ def test_one_file_in_python_imports_no_torch(clips: Path) -> None:
     assert subprocess.run([sys.executable, "-c", program, path], check=False).returncode == 0
 
 
-# --- any model ------------------------------------------------------------------------------------
+# --- how it runs ----------------------------------------------------------------------------------
 
 
-def test_the_graph_is_the_model(exported: Path) -> None:
-    found, model = graph.load(exported), small()
-    assert (found.name, found.rate, found.labels) == ("small", 16000, LABELS)
-    assert (found.window_seconds, found.longest) == (1.5, None)
-    for count in (1, 400, 23_999, 24_000, found.most):
-        got = found.predict(noise(count, 2))
-        np.testing.assert_allclose(got, model.predict(noise(count, 2)), rtol=0, atol=1e-4)
-        assert got.dtype == np.float32
+def test_it_knows_what_the_model_knows(both: tuple[Graph, Model]) -> None:
+    facts = [
+        (network.name, network.rate, network.labels, network.longest, network.window_seconds)
+        for network in both
+    ]
+    assert facts[0] == facts[1]
 
 
-def test_results_do_not_depend_on_batches_or_threads(exported: Path, clips: Path) -> None:
-    found = graph.load(exported)
+def test_results_do_not_depend_on_batches_or_threads(
+    both: tuple[Graph, Model], clips: Path
+) -> None:
+    found, _ = both
     waves = noise(24_000, 5)
     alone = np.concatenate([found.predict(wave[None]) for wave in waves])
     np.testing.assert_array_equal(found.predict(waves), alone)
@@ -144,26 +150,27 @@ def test_results_do_not_depend_on_batches_or_threads(exported: Path, clips: Path
     np.testing.assert_array_equal(got, expected)
 
 
-def test_lengths_beyond_the_graph_go_to_torch(exported: Path) -> None:
+def test_lengths_beyond_the_graph_go_to_torch(both: tuple[Graph, Model]) -> None:
     calls = []
 
     def otherwise() -> Model:
         calls.append(1)
-        return small()
+        return both[1]
 
-    found = graph.load(exported, otherwise)
-    found.predict(noise(found.most))
+    found = graph.load(TAGGER, otherwise)
+    longest = noise(found.most)
+    np.testing.assert_allclose(found.predict(longest), both[1].predict(longest), atol=1e-4)
     assert not calls
-    too_long = noise(found.most + 1)
+    longer = noise(found.most + 1)
     for _ in range(2):
-        np.testing.assert_array_equal(found.predict(too_long), small().predict(too_long))
+        np.testing.assert_array_equal(found.predict(longer), both[1].predict(longer))
     assert len(calls) == 1
     with pytest.raises(ValueError, match=f"1 to {found.most}"):
-        graph.load(exported).predict(too_long)
+        both[0].predict(longer)
 
 
-def test_only_the_graph_refuses_windows_that_it_does_not_take(exported: Path, clips: Path) -> None:
-    tagger = Tagger.load(str(exported), backend="onnx")
+def test_the_graph_alone_refuses_what_it_does_not_take(clips: Path) -> None:
+    tagger = Tagger.load(backend="onnx")
     tagger.model.least = 3 * 16_000  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match="window of 1 s"):
         list(tagger.tag(clips / "speech.flac", options=TagOptions(window=1)))
@@ -171,22 +178,22 @@ def test_only_the_graph_refuses_windows_that_it_does_not_take(exported: Path, cl
         list(tagger.tag(clips / "burp.opus", options=TagOptions(window=30)))
 
 
-def test_backends(exported: Path) -> None:
-    assert isinstance(network.load(str(exported)), Graph)
-    assert isinstance(network.load(str(exported), "auto"), Graph)
-    assert isinstance(network.load(str(exported), backend="onnx"), Graph)
-    assert isinstance(network.load(str(exported), backend="torch"), Model)
-    assert network.load(str(exported), backend="torch").backend == "torch"
+def test_backends() -> None:
+    assert isinstance(network.load("tagger"), Graph)
+    assert isinstance(network.load("tagger", "auto"), Graph)
+    assert isinstance(network.load("tagger", backend="onnx"), Graph)
+    assert isinstance(network.load("tagger", backend="torch"), Model)
+    assert network.load("tagger", backend="torch").backend == "torch"
     with pytest.raises(UsageError, match="on the CPU, not on cuda"):
-        network.load(str(exported), "cuda", "onnx")
+        network.load("tagger", "cuda", "onnx")
     with pytest.raises(UsageError, match="'tpu9' is not one of auto, torch, onnx"):
-        network.load(str(exported), backend="tpu9")
+        network.load("tagger", backend="tpu9")
     with pytest.raises(UsageError, match="tpu9"):  # a device is torch's affair
-        network.load(str(exported), "tpu9")
+        network.load("tagger", "tpu9")
 
 
-def test_a_model_without_labels_has_a_graph_but_does_not_tag(exported: Path) -> None:
-    found = graph.load(exported)
+def test_a_model_without_labels_may_have_a_graph_but_does_not_tag() -> None:
+    found = graph.load(TAGGER)
     found.config.head = None
     with pytest.raises(UsageError, match="has no labels"):
         Tagger(found)
@@ -210,8 +217,8 @@ def fall_back(folder: Path, caplog: pytest.LogCaptureFixture) -> str:
     return message
 
 
-def test_no_graph_is_no_matter(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = saved(tmp_path / "plain")
+def test_no_graph_is_no_matter(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / GRAPH).unlink()
     assert graph.state(folder) == "none"
     assert fall_back(folder, caplog) == ""
 
@@ -233,7 +240,10 @@ def test_an_onnxruntime_that_does_not_import_is_no_matter(
 
 
 def test_other_weights_make_it_stale(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    saved(folder, seed=1)
+    model = load(str(folder))
+    with torch.no_grad():
+        next(model.parameters()).add_(0.1)
+    save_model(model, folder)
     said = fall_back(folder, caplog)
     assert f"{folder / GRAPH}: stale: made from another model.safetensors" in said
     assert f"run `audiossl models export {folder} --onnx`" in said
@@ -244,7 +254,13 @@ def test_other_weights_make_it_stale(folder: Path, caplog: pytest.LogCaptureFixt
     "change",
     [
         {"frontend": {"preset": "yamnet", "floor": 0.002}},
-        {"head": {"name": "linear", "labels": LABELS, "activation": "softmax"}},
+        {
+            "head": {
+                "name": "linear",
+                "labels": hub.read_config(TAGGER).labels,
+                "activation": "softmax",
+            }
+        },
     ],
 )
 def test_another_config_makes_it_stale(
@@ -257,8 +273,8 @@ def test_another_config_makes_it_stale(
 
 def test_other_names_of_labels_do_not(folder: Path) -> None:
     path = folder / "config.json"
-    path.write_text(path.read_text().replace("Rain", "Regen"))
-    assert graph.load(folder).labels == ["Speech", "Dog", "Regen"]
+    path.write_text(path.read_text().replace('"Rain"', '"Regen"'))
+    assert "Regen" in graph.load(folder).labels
 
 
 @pytest.mark.parametrize("place", [0.5, -1])
@@ -297,8 +313,7 @@ def test_damaged_weights_are_an_error_whatever_computes(folder: Path) -> None:
             network.load(str(folder), backend=backend)
 
 
-def test_the_command_warns_and_goes_on(cli: Run, clips: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(hub.resolve("tagger"), tmp_path / "mine"))
+def test_the_command_warns_and_goes_on(cli: Run, clips: Path, folder: Path) -> None:
     flip(folder / GRAPH)
     done = cli("tag", clips / "speech.flac", "--model", folder)
     assert done.returncode == 0
@@ -309,13 +324,12 @@ def test_the_command_warns_and_goes_on(cli: Run, clips: Path, tmp_path: Path) ->
     assert (done.returncode, done.stdout) == (5, b"")
 
 
-def test_in_python(exported: Path, clips: Path) -> None:
-    (record,) = audiossl.tag(clips / "speech.flac", str(exported), threshold=0)
-    (same,) = audiossl.tag(clips / "speech.flac", load(str(exported)), threshold=0)
-    assert [label.label for label in record.labels] == [label.label for label in same.labels]
-    wave, _ = audio.read(clips / "speech.flac", 16000)
-    tagger = audiossl.Tagger.load(str(exported))
-    assert tagger.scores(wave[None, :24_000]).shape == (1, 3)
+def test_in_python(both: tuple[Graph, Model], clips: Path) -> None:
+    path = clips / "speech.flac"
+    records = [audiossl.tag(path, model)[0] for model in ("tagger", *both)]
+    assert [record.labels[0].label for record in records] == ["Speech"] * 3
+    wave, rate = audio.read(path, 16000)
+    assert audiossl.Tagger.load().scores(wave[None, :rate]).shape == (1, len(both[0].labels))
 
 
 def _foreign() -> bytes:
