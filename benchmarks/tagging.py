@@ -1,25 +1,43 @@
-"""Tag a 10 s clip, model loaded, one core: the embedded tagger against YAMNet (LiteRT).
+"""The embedded tagger: its graph (onnxruntime) against torch, and against YAMNet (LiteRT).
 
+Three tables, one core: tag 10 s with the model loaded, tag a folder with the model loaded, and
+`audiossl tag CLIP` from nothing, also against a script that uses torch and librosa.
 YAMNet's model file is not part of this project: --yamnet yamnet_spectra_in.tflite (a TensorFlow
 Lite YAMNet with spectrogram input). Its log-mel is computed by audiossl's frontend for both.
 
-python benchmarks/tagging.py --yamnet FILE [--rounds 9]
+python benchmarks/tagging.py [--yamnet FILE] [--folder FOLDER] [--rounds 9]
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import resource
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import measure
 import numpy as np
 import torch
 
 from audiossl import frontend
+from audiossl.inputs import expand
 from audiossl.tagging import Tagger
 
 RATE, SECONDS = 16000, 10
+CLIPS = Path(__file__).parents[1] / "tests" / "data" / "clips"
+GRAPH, TORCH = "audiossl tag (graph)", "audiossl tag --backend torch"
+LIBROSA = """
+import sys, librosa, torch, audiossl
+model = audiossl.load("tagger")
+wave, _ = librosa.load(sys.argv[1], sr=16000)
+with torch.inference_mode():
+    scores = model.scores(model(torch.from_numpy(wave)[None]))[0]
+print(*sorted(zip(scores.tolist(), model.labels))[-5:])
+"""
 PATCH, HOP = 96, 48  # frames: 0.96 s every 0.48 s, as YAMNet was published
 
 
@@ -53,18 +71,15 @@ def yamnet(path: str) -> Callable[[torch.Tensor], np.ndarray]:
     return score
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--yamnet", default=os.environ.get("AUDIOSSL_YAMNET"), metavar="FILE")
-    parser.add_argument("--rounds", type=int, default=9)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    print(measure.machine("torch"), "\n")
+def loaded(args: argparse.Namespace) -> None:
+    """10 s of noise, the models loaded."""
     random = np.random.default_rng(0)
     wave = (0.1 * random.standard_normal((1, RATE * SECONDS))).astype(np.float32)
-    tagger = Tagger.load()
-    name = f"audiossl {tagger.model.config.name}"
-    candidates: measure.Candidates = {name: lambda: tagger.scores(wave)}
+    by_graph, by_torch = Tagger.load(backend="onnx"), Tagger.load(backend="torch")
+    candidates: measure.Candidates = {
+        GRAPH: lambda: by_graph.scores(wave),
+        TORCH: lambda: by_torch.scores(wave),
+    }
     if args.yamnet:
         mel, network = frontend.build({"preset": "yamnet"}), yamnet(args.yamnet)
 
@@ -76,7 +91,62 @@ def main() -> None:
     else:
         print("(no --yamnet FILE: measured without its peer)\n")
     seconds = measure.interleaved(candidates, args.rounds)
-    print(measure.table("Tag 10 s of audio, one core, CPU time", seconds, name, 1, "clip"))
+    title = "Tag 10 s of audio, model loaded, one core, CPU time"
+    print(measure.table(title, seconds, GRAPH, 1, "clip"))
+
+
+def folder(args: argparse.Namespace) -> None:
+    """A folder of files, the models loaded: decoding and resampling are part of it."""
+    files = [Path(os.fsdecode(item.path)) for item in expand([str(args.folder)], None, False, "-")]
+    taggers = {GRAPH: Tagger.load(backend="onnx"), TORCH: Tagger.load(backend="torch")}
+
+    def run(tagger: Tagger) -> None:
+        for file in files:
+            list(tagger.tag(file))
+
+    candidates: measure.Candidates = {
+        name: lambda tagger=tagger: run(tagger) for name, tagger in taggers.items()
+    }
+    seconds = measure.interleaved(candidates, args.rounds)
+    title = f"Tag a folder of {len(files)} files, model loaded, one core, CPU time"
+    print(measure.table(title, seconds, GRAPH, len(files), "file"))
+
+
+def cold(args: argparse.Namespace) -> None:
+    """One short file, from the start of the process to its end."""
+    command, clip = str(Path(sys.executable).parent / "audiossl"), str(CLIPS / "speech.flac")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(*words: str) -> Callable[[], object]:
+        return lambda: subprocess.run(words, env=environment, capture_output=True, check=True)
+
+    candidates: measure.Candidates = {
+        GRAPH: start(command, "tag", clip),
+        TORCH: start(command, "tag", clip, "--backend", "torch"),
+        "a script with torch and librosa": start(sys.executable, "-c", LIBROSA, clip),
+    }
+    for name, clock in (("CPU time", children), ("wall time", time.perf_counter)):
+        seconds = measure.interleaved(candidates, max(args.rounds // 2, 3), clock)
+        print(measure.table(f"Tag one clip from nothing, {name}", seconds, GRAPH, 1, "run"))
+
+
+def children() -> float:
+    """CPU seconds of the processes that this one has started and waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--yamnet", default=os.environ.get("AUDIOSSL_YAMNET"), metavar="FILE")
+    parser.add_argument("--folder", default=CLIPS, metavar="FOLDER", help="of sounds to tag")
+    parser.add_argument("--rounds", type=int, default=9)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    print(measure.machine("torch", "onnxruntime", "librosa"), "\n")
+    loaded(args)
+    folder(args)
+    cold(args)
 
 
 if __name__ == "__main__":
