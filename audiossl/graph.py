@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
@@ -129,6 +130,10 @@ def open_session(data: bytes, path: Path) -> Any:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # A graph may name other files as its weights: not any beyond its own folder.
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", os.path.realpath(path.parent)
+    )
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # a class of its own for each of a dozen causes

@@ -306,6 +306,18 @@ def test_what_is_no_graph_of_ours_is_not_run(
     assert "not a graph of this program" in fall_back(folder, caplog)
 
 
+@pytest.mark.parametrize("place", ["secret", "../secret"])
+def test_a_graph_reads_no_other_files(
+    folder: Path, place: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = (folder / GRAPH).parent.parent / "secret"
+    secret.write_bytes(b"1234")
+    monkeypatch.chdir(secret.parent)
+    data = _foreign(place)
+    (folder / GRAPH).write_bytes(data + graph.seal(data))
+    assert "onnxruntime cannot load it" in fall_back(folder, caplog)
+
+
 def test_damaged_weights_are_an_error_whatever_computes(folder: Path) -> None:
     flip(folder / "model.safetensors")
     for backend in network.BACKENDS:
@@ -332,13 +344,21 @@ def test_in_python(both: tuple[Graph, Model], clips: Path) -> None:
     assert audiossl.Tagger.load().scores(wave[None, :rate]).shape == (1, len(both[0].labels))
 
 
-def _foreign() -> bytes:
-    """A sound ONNX file that knows nothing of this program."""
-    from onnx import TensorProto, helper
+def _foreign(weights: str = "") -> bytes:
+    """A sound ONNX file that knows nothing of this program; `weights`: a file that holds them."""
+    from onnx import StringStringEntryProto, TensorProto, helper
 
-    nodes = [helper.make_node("Identity", ["wave"], ["scores"])]
+    stored = helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])
+    if weights:
+        stored = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1])
+        stored.data_location = TensorProto.EXTERNAL
+        facts = {"location": weights, "length": "4"}
+        stored.external_data.extend(
+            StringStringEntryProto(key=key, value=value) for key, value in facts.items()
+        )
+    nodes = [helper.make_node("Mul", ["wave", "w"], ["scores"])]
     shape = ["batch", "samples"]
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in ("wave", "scores")]
-    made = helper.make_graph(nodes, "g", ends[:1], ends[1:])
+    made = helper.make_graph(nodes, "g", ends[:1], ends[1:], [stored])
     opset = [helper.make_opsetid("", 18)]
     return helper.make_model(made, opset_imports=opset, ir_version=9).SerializeToString()
