@@ -31,9 +31,7 @@ from audiossl.inference import Inference
 from audiossl.model import Model, load
 from audiossl.spectrum import for_graph
 
-TOLERANCE = (
-    1e-4  # between torch and the graph: of scores, and of embeddings relative to the largest
-)
+TOLERANCE = 1e-4  # between torch and the graph
 MOST_BYTES = 2**31 - 2**24  # of weights: protobuf's 2 GB, less what else a graph holds
 WINDOWS = 12  # as many times the model's own window are tried where it hears any length
 # What may vary, the widest choice first.

@@ -35,7 +35,6 @@ NEEDS = "onnxruntime is not installed: pip install onnxruntime"
 SEAL_KEY = f"{PREFIX}sha256".encode()
 SEAL_BYTES = 2 + 2 + len(SEAL_KEY) + 2 + 64
 
-
 Otherwise = Callable[[], Any]
 
 
@@ -94,6 +93,7 @@ class Graph:
 def load(folder: Path, otherwise: Otherwise | None = None) -> Graph:
     """The graph of a model folder. Raises NoGraph, or ModelError when it is damaged or stale.
 
+    It has to be of the weights that the config names; whether they are, `hub.verify` says.
     `otherwise`: loads the model in torch, for waves of lengths that the graph is not good for.
     """
     path = folder / GRAPH
@@ -101,7 +101,6 @@ def load(folder: Path, otherwise: Otherwise | None = None) -> Graph:
         raise NoGraph(f"{folder} holds no {GRAPH}: run `audiossl models export {folder} --onnx`")
     if importlib.util.find_spec("onnxruntime") is None:
         raise NoGraph(NEEDS)
-    hub.verify(folder)
     config = hub.read_config(folder)
     try:
         data = path.read_bytes()
@@ -113,7 +112,10 @@ def load(folder: Path, otherwise: Otherwise | None = None) -> Graph:
     stored = session.get_modelmeta().custom_metadata_map
     facts = {key.removeprefix(PREFIX): value for key, value in stored.items()}
     _check(path, facts, config, config.sha256 or hub.sha256(folder / WEIGHTS))
-    return Graph(config, session, facts, otherwise)
+    try:
+        return Graph(config, session, facts, otherwise)
+    except (KeyError, ValueError) as error:
+        raise ModelError(f"{path}: not a graph of this program: {error}") from error
 
 
 def open_session(data: bytes, path: Path) -> Any:
@@ -143,8 +145,8 @@ def open_session(data: bytes, path: Path) -> Any:
 
 def facts_of(config: ModelConfig, weights: str) -> dict[str, str]:
     """What makes a graph fresh: the metadata that names its weights and what its config builds."""
-    activation = (config.head or {}).get("activation", "sigmoid")
-    built = json.dumps([config.architecture, config.frontend, activation], sort_keys=True)
+    head = config.head and {**config.head, "labels": len(config.labels)}  # their names may change
+    built = json.dumps([config.architecture, config.frontend, head], sort_keys=True)
     return {
         "format": FORMAT,
         "weights": weights,

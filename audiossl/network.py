@@ -83,6 +83,8 @@ def load(
     by_torch = partial(_load_model, name, device, threads)
     if backend != "torch" and device in ("auto", "cpu"):
         folder = hub.resolve(name)
+        if (folder / graph.GRAPH).is_file():
+            hub.verify(folder)  # damaged weights are an error, whatever would compute
         try:
             return graph.load(folder, by_torch if backend == "auto" else None)
         except graph.NoGraph:

@@ -24,8 +24,8 @@ FORMATS = ["table", "jsonl", "json", "csv", "tsv", "audacity", "raven", "textgri
     type=click.Choice(["auto", "torch", "onnx"]),
     default="auto",
     show_default=True,
-    help="What computes: auto takes the model's exported graph (onnxruntime, on the CPU) where it"
-    " has one that is fresh and --device is auto or cpu, else torch.",
+    help="What computes. auto: the model's exported graph (onnxruntime, on the CPU even beside a"
+    " GPU) where it has a fresh one and --device is auto or cpu; else torch.",
 )
 @click.option("--top-k", type=click.IntRange(1), default=5, show_default=True, help="Labels.")
 @click.option(

@@ -14,8 +14,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 
-from audiossl import audio, export, graph, hub
+from audiossl import audio, diagnosis, export, graph, hub
+from audiossl.commands.models import command
 from audiossl.errors import ModelError, OutputError, UsageError
 from audiossl.frontend_presets import PRESETS
 from audiossl.graph import GRAPH
@@ -23,6 +25,7 @@ from audiossl.hub import ModelConfig
 from audiossl.model import Model, load, save_model
 
 VIT = {"name": "ast", "dim": 16, "depth": 1, "heads": 2, "frames": 128}
+DISTINCT = {str(sorted(preset.items())): name for name, preset in PRESETS.items()}.values()
 CONV = {"name": "dscnn", "widths": [8, 16], "strides": [2, 2], "dim": 16, "stem": 4}
 
 
@@ -52,6 +55,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     saved(folder, architecture=VIT, frontend={"preset": "ast_speechcommands"}, window_seconds=1.2)
     assert export.export(str(folder)) == (folder / GRAPH, "batch and length")
     return folder
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    return saved(tmp_path / "plain")
 
 
 def test_a_graph_is_sound_and_says_what_it_is(exported: Path) -> None:
@@ -110,22 +118,44 @@ def test_a_model_without_labels_gives_its_embedding(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", sorted(PRESETS))
+@pytest.mark.parametrize("preset", DISTINCT)
 def test_every_preset(tmp_path: Path, preset: str) -> None:
     folder = saved(tmp_path / "model", frontend={"preset": preset})
     assert export.export(str(folder))[1] == "batch and length"
     found, model = graph.load(folder), load(str(folder))
-    for count in (found.least, model.rate // 2, model.rate, found.most):
+    for count in (found.least, model.rate // 2, min(model.rate, found.most), found.most):
         wave = (0.1 * np.random.default_rng(0).standard_normal((1, count))).astype(np.float32)
         np.testing.assert_allclose(found.predict(wave), model.predict(wave), rtol=0, atol=1e-4)
 
 
+def test_the_command(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def write(name: str, out: Path | None) -> tuple[Path, str]:
+        asked.append((name, out))
+        return plain / "model.safetensors", "batch and length"
+
+    monkeypatch.setattr(export, "export", write)
+    run = CliRunner().invoke
+    done = run(command, ["export", str(plain), "--onnx"])
+    assert (done.exit_code, done.stdout) == (0, f"{plain / 'model.safetensors'}\n")
+    assert done.stderr.endswith("MB; its input may vary in batch and length\n")
+    assert not run(command, ["export", str(plain), "--onnx", "--out", "a.onnx", "-q"]).stderr
+    assert asked == [(str(plain), None), (str(plain), Path("a.onnx"))]
+    done = run(command, ["export", str(plain)])
+    assert (done.exit_code, len(asked)) == (2, 2)
+    assert "--onnx" in done.stderr
+
+
+def test_doctor_names_what_runs_and_what_makes_graphs() -> None:
+    parts = {part["name"]: part for part in diagnosis.facts()["parts"]}
+    assert parts["onnxruntime"]["version"]
+    assert {parts[name]["advice"] for name in ("onnx", "onnxscript")} == {
+        "pip install 'audiossl-toolkit[export]'"
+    }
+
+
 # --- what is not written --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def plain(tmp_path: Path) -> Path:
-    return saved(tmp_path / "plain")
 
 
 def refused(folder: Path, kind: type[Exception], words: str, **arguments: Any) -> None:

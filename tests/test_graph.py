@@ -12,9 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from modelfolders import flip
+from onnx import StringStringEntryProto, TensorProto, helper
 
 import audiossl
 from audiossl import audio, graph, hub, network
@@ -318,11 +320,27 @@ def test_a_graph_reads_no_other_files(
     assert "onnxruntime cannot load it" in fall_back(folder, caplog)
 
 
-def test_damaged_weights_are_an_error_whatever_computes(folder: Path) -> None:
+@pytest.mark.parametrize("fact", [None, "-x"])
+def test_a_graph_without_its_facts_is_not_run(folder: Path, fact: str | None) -> None:
+    made = onnx.load(folder / GRAPH)
+    (entry,) = [entry for entry in made.metadata_props if entry.key == "audiossl.least"]
+    made.metadata_props.remove(entry)
+    if fact:
+        made.metadata_props.add(key="audiossl.least", value=fact)
+    data = made.SerializeToString()
+    (folder / GRAPH).write_bytes(data + graph.seal(data))
+    with pytest.raises(ModelError, match=r"model\.onnx: not a graph of this program"):
+        graph.load(folder)
+
+
+def test_damaged_weights_are_an_error_whatever_computes(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     flip(folder / "model.safetensors")
     for backend in network.BACKENDS:
         with pytest.raises(ModelError, match="damaged"):
             network.load(str(folder), backend=backend)
+    assert not caplog.messages
 
 
 def test_the_command_warns_and_goes_on(cli: Run, clips: Path, folder: Path) -> None:
@@ -346,8 +364,6 @@ def test_in_python(both: tuple[Graph, Model], clips: Path) -> None:
 
 def _foreign(weights: str = "") -> bytes:
     """A sound ONNX file that knows nothing of this program; `weights`: a file that holds them."""
-    from onnx import StringStringEntryProto, TensorProto, helper
-
     stored = helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])
     if weights:
         stored = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1])
