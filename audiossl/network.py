@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -66,14 +67,19 @@ class Classifier(Network, Protocol):
 
 
 def load(
-    name: str, device: str = "cpu", backend: str = "auto", threads: int | None = None
+    name: str,
+    device: str = "cpu",
+    backend: str = "auto",
+    threads: int | None = None,
+    int8: bool = False,
 ) -> Model | graph.Graph:
     """Model `name`, to classify with.
 
     `backend`: "onnx" (its exported graph, on the CPU), "torch", or "auto": the graph where the
     model has one that is fresh, onnxruntime is installed and `device` is "auto" or "cpu"; torch
     otherwise, and for waves of lengths that the graph is not good for. `threads`: of torch inside
-    one operation (None: as torch has it).
+    one operation (None: as torch has it). `int8`: torch, with a transformer's linear layers in
+    integers (quantise.py).
     Raises ModelError; UsageError on a device that is not there, or not for this backend.
     """
     if backend not in BACKENDS:
@@ -81,6 +87,8 @@ def load(
     if backend == "onnx" and device not in ("auto", "cpu"):
         raise UsageError(f"backend onnx runs on the CPU, not on {device}: backend torch does")
     by_torch = partial(_load_model, name, device, threads)
+    if int8:
+        return _quantised(by_torch, backend)
     if backend != "torch" and device in ("auto", "cpu"):
         folder = hub.resolve(name)
         if (folder / graph.GRAPH).is_file():
@@ -95,6 +103,14 @@ def load(
                 raise
             log.warning("warning: %s; torch is used instead", error)
     return by_torch()
+
+
+def _quantised(by_torch: Callable[[], Model], backend: str) -> Model:
+    if backend == "onnx":
+        raise UsageError("int8 is for the backend torch")
+    from audiossl import quantise
+
+    return quantise.int8(by_torch())
 
 
 def _load_model(name: str, device: str, threads: int | None) -> Model:

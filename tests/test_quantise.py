@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
-from probe_clips import convolutional, transformer
+from probe_clips import RATE, convolutional, sound, transformer
 from torch import Tensor, nn
 
+from audiossl.commands import main  # pyright: ignore[reportMissingImports]
 from audiossl.errors import UsageError
+from audiossl.model import Model, save_model
 from audiossl.models.layers import Block
 from audiossl.quantise import int8
 
@@ -56,3 +63,27 @@ def test_embeddings_hardly_change() -> None:
 def test_where_it_does_not_go() -> None:
     with pytest.raises(UsageError, match="no transformer"):
         int8(convolutional())
+
+
+def test_tag_takes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever the batch size; the records of float32 but for small differences."""
+    model = transformer()
+    config = replace(model.config, task="tag", head={"name": "linear", "labels": ["a", "b", "c"]})
+    torch.manual_seed(0)
+    save_model(Model(config), tmp_path / "model")
+    clip = tmp_path / "clip.wav"
+    soundfile.write(clip, sound("tone", np.random.default_rng(0), 2.0), RATE)
+    given = ["tag", str(clip), "-m", str(tmp_path / "model"), "--hop", "0.5", "-f", "jsonl"]
+    given += ["--threshold", "0"]
+
+    def scores(*more: str) -> list[dict[str, float]]:
+        assert main._run([*given, *more]) == 0
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        return [{one["label"]: one["score"] for one in line["labels"]} for line in lines]
+
+    quantised = scores("--int8")
+    assert quantised == scores("--int8", "--batch-size", "7")
+    assert quantised != scores()
+    for one, other in zip(quantised, scores(), strict=True):
+        assert one == pytest.approx(other, abs=0.02)
+    assert main._run([*given, "--int8", "--backend", "onnx"]) == 2
