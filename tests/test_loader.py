@@ -211,6 +211,21 @@ def test_too_many_unreadable_files_end_the_run() -> None:
         skips.note([("c", "no")])
 
 
+def test_files_are_counted_once_however_many_rows_they_have(
+    rows: list[Row], tmp_path: Path
+) -> None:
+    parts = [replace(rows[3], start=i / 4, end=i / 4 + 0.25, number=i) for i in range(12)]
+    short = {"crop_seconds": 0.25}
+    train, valid = clips([*parts, rows[0]], **short), Windows(rows[:2], [], RATE, 0.25, "zero")
+    assert (loader.count_files(train, valid), loader.count_files(train, None)) == (3, 2)
+    folder = tmp_path / "wind"
+    folder.mkdir()
+    for i in range(5):
+        soundfile.write(folder / f"{i}.wav", ramp(0.5), RATE)
+    augment = Augment(background=str(folder), background_noise=1)
+    assert loader.count_files(clips(parts, **short, augment=augment), valid) == 3 + 5
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_batches_do_not_depend_on_the_number_of_workers(rows: list[Row], workers: int) -> None:
     rows[1].path.write_bytes(b"this is no audio")

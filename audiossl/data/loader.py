@@ -278,8 +278,15 @@ class Windows(_Decoded, Dataset[dict[str, Any]]):
             return 0
 
 
+def count_files(*items: Clips | Windows | None) -> int:
+    """Distinct files behind the items, and behind their backgrounds: what `Skips` counts among."""
+    present = [one for one in items if one is not None]
+    present += [one.background for one in present if isinstance(one, Clips) and one.background]
+    return len({row.name for one in present for row in one.rows})
+
+
 class Skips:
-    """Counts unreadable files: each is said once, too many end the run."""
+    """Counts unreadable files of `files`: each is said once, too many end the run."""
 
     def __init__(self, max_fraction: float, files: int, say: Callable[[str], None]) -> None:
         self.max_fraction, self.files, self.say = max_fraction, files, say
