@@ -148,6 +148,37 @@ def test_written_tables_read_back(folder: Path) -> None:
         manifest.write(folder / "sub" / "out.csv", rows)
 
 
+@pytest.mark.parametrize(
+    "name", ["a\rb.wav", "a\r\nb.wav", "a\nb.wav", " a.wav", "a.wav ", "\ta.wav\xa0", 'a",;.wav']
+)
+def test_odd_names_read_back(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "z.wav").write_bytes(b"x")
+    rows = [
+        Row(tmp_path / name, labels=("a\rb", "c d"), group=name, extra={"note": f" {name}"}),
+        Row(tmp_path / "z.wav", group=name.strip(), number=1, extra={"note": ""}),
+    ]
+    manifest.write(tmp_path / "out.csv", rows)
+    assert manifest.read(tmp_path / "out.csv") == rows
+    folder = manifest.read(tmp_path)
+    manifest.write(tmp_path / "again.csv", folder)
+    assert manifest.read(tmp_path / "again.csv") == folder
+
+
+@pytest.mark.parametrize("label", ["cat;dog", ";", " owl", "owl\n", ""])
+@pytest.mark.parametrize("column", ["labels", "known"])
+def test_a_label_that_a_table_would_misread_is_refused(
+    label: str, column: str, folder: Path
+) -> None:
+    row = Row(folder / "a.wav", **{column: ("fine", label)})  # type: ignore[arg-type]
+    with pytest.raises(UsageError) as caught:
+        manifest.write(folder / "out.csv", [row])
+    assert f"a.wav: a table cannot hold the label {label!r}" in caught.value.message
+    assert not (folder / "out.csv").exists()
+    with pytest.raises(UsageError, match="cannot hold the fold ' 1'"):
+        manifest.write(folder / "out.csv", [Row(folder / "a.wav", fold=" 1")])
+
+
 def test_targets_present_absent_unknown() -> None:
     path = Path("x.wav")
     rows = [
