@@ -1,6 +1,6 @@
 """The one table format: a CSV file with a header, one row a clip.
 
-A folder of audio files, and shards (shards.py), give the same rows.
+A folder of audio files (folder.py), and shards (shards.py), give the same rows.
 
     path,start,end,labels,known,fold,group,split
     dogs/a.wav,,,Dog;Bark,,1,a,
@@ -39,6 +39,7 @@ SEPARATOR = ";"
 UNKNOWN = -1.0  # target of a class that nobody judged
 MAX_CELL = 1 << 20  # characters
 SHOWN = 5  # names in an error
+MAX_SHOWN = 200  # characters of a first line
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,13 @@ def read(path: str | os.PathLike[str], root: str | None = None) -> list[Row]:
 
     Raises UsageError naming the line, or the missing files and their number.
     """
-    from audiossl.data import shards
+    from audiossl.data import folder, shards
 
     place = Path(path).expanduser()
     if shards.named(place):
         return shards.read(place)
     if place.is_dir():
-        return read_folder(place)
+        return folder.read(place)
     rows = _read_csv(place, Path(root).expanduser() if root else place.parent)
     missing = [row.path for row in rows if not row.path.is_file()]
     if missing:
@@ -96,24 +97,6 @@ def read(path: str | os.PathLike[str], root: str | None = None) -> list[Row]:
         raise UsageError(f"{path}: {len(missing)} of {len(rows)} files are missing: {names}{more}")
     if not rows:
         raise UsageError(f"{path}: no row")
-    return rows
-
-
-def read_folder(folder: Path) -> list[Row]:
-    """Every audio file below `folder`, by suffix, sorted; its first subfolder is its label."""
-    rows = []
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(root, name)
-            if name.startswith(".") or path.suffix.lower() not in SUFFIXES or not path.is_file():
-                continue
-            parts = path.relative_to(folder).parts
-            labels = (parts[0],) if len(parts) > 1 else ()
-            group = path.relative_to(folder).as_posix()
-            rows.append(Row(path, labels=labels, group=group, number=len(rows)))
-    if not rows:
-        raise UsageError(f"{folder}: no audio file in this folder")
     return rows
 
 
@@ -280,8 +263,12 @@ def _read_csv(path: Path, root: Path) -> list[Row]:
 
 
 def _check_header(path: Path, names: Sequence[str] | None) -> None:
+    if path.suffix.lower() in SUFFIXES or not all(map(str.isprintable, names or ())):
+        raise UsageError(f"{path}: not a table: a CSV file with a column `path`, or a folder")
     if not names or "path" not in names:
-        raise UsageError(f"{path}: no column `path` in the first line (columns: {names or 'none'})")
+        found = ", ".join(names or ["none"])
+        found = found if len(found) <= MAX_SHOWN else found[:MAX_SHOWN] + "..."
+        raise UsageError(f"{path}: no column `path` in the first line (columns: {found})")
     doubled = [name for name, count in Counter(names).items() if count > 1]
     if doubled:
         raise UsageError(f"{path}: column {doubled[0]!r} is there twice")
