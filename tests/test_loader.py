@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import tracemalloc
 from dataclasses import replace
 from itertools import islice
@@ -16,7 +17,7 @@ import torch
 from audiossl.data import loader
 from audiossl.data.loader import Clips, Draw, Skips, Stream, Windows, fill
 from audiossl.data.manifest import Member, Row
-from audiossl.errors import InputError
+from audiossl.errors import InputError, UsageError
 from audiossl.sections import Augment
 
 RATE = 8000
@@ -238,6 +239,27 @@ def test_batches_do_not_depend_on_the_number_of_workers(rows: list[Row], workers
         assert alone[loader.SKIPPED] == shared[loader.SKIPPED]
         for name in ("wave", "target", "index"):
             assert torch.equal(alone[name], shared[name])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_a_worker_is_the_error_itself(rows: list[Row], workers: int) -> None:
+    for row in rows:
+        row.path.write_bytes(b"this is no audio")
+    batches = loader.train_loader(clips(rows), Stream(4, 3, 0), workers)
+    with pytest.raises(InputError) as caught:
+        next(batches)
+    del batches  # what is caught holds this frame, which must not hold the worker
+    expected = "none of the 4 files can be read: text, not audio"
+    assert (caught.value.message, caught.value.code) == (expected, "unreadable")
+
+    class Bank(list[int]):
+        def __getitem__(self, draw: Any) -> Any:
+            raise UsageError(f"no item {draw}", code="odd")
+
+    with pytest.raises(UsageError, match=r"^no item 0$") as told:
+        next(loader.valid_loader(Bank([1, 2]), 2, workers))
+    assert told.value.code == "odd"
+    assert not multiprocessing.active_children()
 
 
 def test_items_may_make_whole_batches_themselves() -> None:

@@ -26,7 +26,7 @@ from audiossl.data import manifest
 from audiossl.data.augment import augment_wave
 from audiossl.data.manifest import Row
 from audiossl.data.tar_index import Slice
-from audiossl.errors import InputError
+from audiossl.errors import AudiosslError, InputError
 from audiossl.sections import Augment
 
 SKIPPED = "skipped"  # key of a batch: [(path, why)], taken out before a method sees the batch
@@ -367,16 +367,31 @@ def fill(wave: np.ndarray, samples: int, short: str) -> np.ndarray:
     return np.pad(wave, (0, samples - len(wave)))
 
 
-class _Batches(Dataset[dict[str, Any]]):
-    """Asked for a list of draws, gives a batch."""
+class _Batches(Dataset[dict[str, Any] | AudiosslError]):
+    """Asked for a list of draws, gives a batch, or the error that `_whole` raises.
+
+    What a worker raises reaches the loop as a text with the worker's traceback.
+    """
 
     def __init__(self, items: Any) -> None:
         self.items = items
 
-    def __getitem__(self, draws: list[Any]) -> dict[str, Any]:
-        if hasattr(self.items, "batch"):
-            return self.items.batch(draws)
-        return collate([self.items[draw] for draw in draws])
+    def __getitem__(self, draws: list[Any]) -> dict[str, Any] | AudiosslError:
+        try:
+            if hasattr(self.items, "batch"):
+                return self.items.batch(draws)
+            return collate([self.items[draw] for draw in draws])
+        except AudiosslError as error:
+            return error
+
+
+def _whole(batch: dict[str, Any] | AudiosslError) -> dict[str, Any]:
+    if isinstance(batch, AudiosslError):
+        try:
+            raise batch
+        finally:
+            del batch  # or error and frame would hold each other, and the frames the workers
+    return batch
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
@@ -387,12 +402,12 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
 
 def train_loader(items: Any, stream: Stream, workers: int = 0) -> Iterator[dict[str, Any]]:
     """Endless batches of `items` along `stream`."""
-    return iter(_loader(_Batches(items), stream, workers))
+    return map(_whole, _loader(_Batches(items), stream, workers))
 
 
 def valid_loader(
     items: Any, batch_size: int, workers: int = 0, turn: int = 0, turns: int = 1
-) -> DataLoader[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """All items once, in order, the last batch perhaps smaller.
 
     Of several processes number `turn` of `turns` gets every `turns`-th batch; where these do not
@@ -401,10 +416,10 @@ def valid_loader(
     size = len(items)
     batches = [list(range(i, min(i + batch_size, size))) for i in range(0, size, batch_size)]
     batches += batches[:1] * (-len(batches) % turns)
-    return _loader(_Batches(items), batches[turn::turns], workers)
+    return map(_whole, _loader(_Batches(items), batches[turn::turns], workers))
 
 
-def _loader(batches: _Batches, sampler: Any, workers: int) -> DataLoader[dict[str, Any]]:
+def _loader(batches: _Batches, sampler: Any, workers: int) -> DataLoader[Any]:
     return DataLoader(
         batches,
         batch_size=None,
