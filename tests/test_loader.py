@@ -15,6 +15,7 @@ import soundfile
 import torch
 
 from audiossl.data import loader
+from audiossl.data.clip import clip_seconds, read_clip
 from audiossl.data.loader import Clips, Draw, Skips, Stream, Windows, fill
 from audiossl.data.manifest import Member, Row
 from audiossl.errors import InputError, UsageError
@@ -103,7 +104,7 @@ def test_of_a_long_clip_only_the_crop_is_decoded(
 ) -> None:
     """A crop of 0.25 s from 3 s: the ramp still tells that it comes from one place of the file."""
     asked = []
-    real = loader.read_clip
+    real = read_clip
 
     def spy(row: Row, rate: int) -> np.ndarray:
         asked.append((row.start, row.end))
@@ -123,11 +124,11 @@ def test_of_a_long_clip_only_the_crop_is_decoded(
 
 def test_start_and_end_of_a_row_are_kept(rows: list[Row]) -> None:
     row = Row(rows[3].path, start=1.0, end=1.5)
-    np.testing.assert_array_equal(loader.read_clip(row, RATE), ramp(3.0)[RATE : RATE * 3 // 2])
-    assert loader.clip_seconds(row) == 0.5
-    assert loader.clip_seconds(Row(rows[3].path, start=1.0)) == pytest.approx(2.0)
+    np.testing.assert_array_equal(read_clip(row, RATE), ramp(3.0)[RATE : RATE * 3 // 2])
+    assert clip_seconds(row) == 0.5
+    assert clip_seconds(Row(rows[3].path, start=1.0)) == pytest.approx(2.0)
     with pytest.raises(InputError, match="no sample in this part"):
-        loader.read_clip(Row(rows[3].path, start=5.0), RATE)
+        read_clip(Row(rows[3].path, start=5.0), RATE)
 
 
 def test_short_clips_are_repeated_or_followed_by_zeros(rows: list[Row]) -> None:
@@ -280,7 +281,7 @@ def test_a_late_part_of_a_long_file_needs_no_memory_for_what_is_before(tmp_path:
     path = tmp_path / "long.wav"
     soundfile.write(path, np.zeros(RATE * 600, np.float32), RATE)
     tracemalloc.start()
-    assert len(loader.read_clip(Row(path, start=590.0, end=591.0), RATE)) == RATE
+    assert len(read_clip(Row(path, start=590.0, end=591.0), RATE)) == RATE
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < RATE * 600 * 4 / 4  # bytes: a quarter of the whole as float32
@@ -295,8 +296,8 @@ def test_a_clip_within_another_file_is_read_as_from_its_own(
     offset = 4
     for row, sound in zip(rows, sounds, strict=True):
         part = replace(row, path=path, member=Member(row.path.name, offset, len(sound)))
-        np.testing.assert_array_equal(loader.read_clip(part, RATE), loader.read_clip(row, RATE))
-        assert loader.clip_seconds(part) == loader.clip_seconds(row)
+        np.testing.assert_array_equal(read_clip(part, RATE), read_clip(row, RATE))
+        assert clip_seconds(part) == clip_seconds(row)
         offset += len(sound)
     assert part.name == f"{path}/3.wav"
     broken = replace(part, member=Member("x.wav", 2, 50))

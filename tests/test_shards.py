@@ -17,8 +17,9 @@ import pytest
 import soundfile
 import torch
 
-from audiossl.data import loader, manifest, shards, tar_index
-from audiossl.data.loader import Clips, Draw, Stream, Windows, read_clip, train_loader
+from audiossl.data import clip, manifest, shards, tar_index
+from audiossl.data.clip import read_clip
+from audiossl.data.loader import Clips, Draw, Stream, Windows, train_loader
 from audiossl.data.manifest import Row
 from audiossl.errors import InputError, OutputError, UsageError
 
@@ -70,7 +71,7 @@ def facts(row: Row) -> tuple[Any, ...]:
 
 
 def content(row: Row) -> bytes:
-    with loader.open_clip(row) as source:
+    with clip.open_clip(row) as source:
         return source.read_bytes() if isinstance(source, Path) else source.read()  # type: ignore[union-attr]
 
 
@@ -80,7 +81,7 @@ def test_what_is_written_is_read(rows: list[Row], folder: Path) -> None:
     assert [content(row) for row in found] == [content(row) for row in rows]
     for row, source in zip(found, rows, strict=True):
         np.testing.assert_array_equal(read_clip(row, RATE), read_clip(source, RATE))
-        assert loader.clip_seconds(row) == loader.clip_seconds(source)
+        assert clip.clip_seconds(row) == clip.clip_seconds(source)
     assert found[0].extra["file"] == "sub 0/clip.0 é.wav"
     assert found[0].name == f"{folder}/set-000000.tar/00000000-clip.wav"
     assert sorted(path.name for path in folder.iterdir())[:2] == [
