@@ -53,7 +53,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Row:
-    """One clip. `start`, `end` in seconds, None: the file's own. loader.open_clip opens it.
+    """One clip. `start`, `end` in seconds, None: the file's own. clip.open_clip opens it.
 
     `number` is its place in the table, from 0, whatever split it is in. With a `member` the clip is
     that part of the file `path`.
@@ -225,7 +225,7 @@ def fingerprint(rows: Iterable[Row]) -> str:
     """Hex sha256 over each row's file name, times, labels, group, and the size of its file.
 
     Files are not read, which would take hours: other sound in a file of the same name and size
-    gives the same fingerprint, as do other folders, folds and splits.
+    is not seen. Folders, folds and splits count only where they change which rows there are.
     """
     digest = hashlib.sha256()
     for row in rows:
