@@ -7,6 +7,7 @@ format, never the name. What a header claims is checked against what is there, a
 from __future__ import annotations
 
 import io
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -55,6 +56,9 @@ MIN_CHUNK = 1 << 12  # frames
 RESAMPLED = 1 << 14  # samples at a time: they stay in the processor's cache
 # Beyond it a sample is no sound but a damaged number: its power in a spectrum is Inf in float32.
 MAX_MAGNITUDE = 1e15
+# A part that begins no later is decoded from the start of the sound: seeking would save little.
+SEEK_SECONDS = 10.0
+LEAD = 1024  # samples of the lower rate decoded before such a part: soxr's filters see about 100
 QUALITY = "HQ"  # soxr: aliases below -140 dB, and as fast as the next lower ones
 
 WRITTEN = {
@@ -88,6 +92,7 @@ class AudioStream:
         block_seconds: float,
         nan: NanPolicy,
         limits: Limits,
+        start: float = 0.0,
     ) -> None:
         self.info = decoder.info
         self.rate = rate or self.info.rate
@@ -102,10 +107,26 @@ class AudioStream:
         self._resampler = (
             None if self.rate == self.info.rate else _Resampler(self.info.rate, self.rate)
         )
+        self._before = round(start * self.rate)  # samples that come before what is asked for
+        if start > SEEK_SECONDS:
+            self._seek(start)
+
+    def _seek(self, start: float) -> None:
+        """Decode from shortly before `start` on, where that gives the same samples.
+
+        It begins where samples of both rates coincide, so the resampler is in the same phase.
+        """
+        source_rate, rate = self.info.rate, self.rate
+        step = source_rate // math.gcd(source_rate, rate)
+        wanted = int((start - LEAD / min(source_rate, rate)) * source_rate)
+        frame = wanted - wanted % step
+        if frame > 0 and self._decoder.seek(frame):
+            self._decoded = frame
+            self._before -= frame * rate // source_rate
 
     @property
     def seconds(self) -> float:
-        """Source time decoded so far."""
+        """Where decoding is, in source time from the start of the sound."""
         return self._decoded / self.info.rate
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -127,6 +148,13 @@ class AudioStream:
 
     def pieces(self) -> Iterator[np.ndarray]:
         """The same samples as by iteration, as they come: in pieces of a fraction of a second."""
+        for piece in self._resampled():
+            wanted = piece[self._before :]
+            self._before -= len(piece) - len(wanted)
+            if len(wanted):
+                yield wanted
+
+    def _resampled(self) -> Iterator[np.ndarray]:
         resampler = self._resampler
         if resampler is None:
             for mono in self._mono():
@@ -243,25 +271,29 @@ def stream(
     nan: NanPolicy = "error",
     limits: Limits = DEFAULT_LIMITS,
     raw: RawFormat | None = None,
+    start: float = 0.0,
 ) -> AudioStream:
     """Open a sound: a path, "-" for standard input, or a binary file object (which stays open).
 
     `rate`: in Hz, None for the source's own. `block_seconds`: at most, of source time. `nan`: what
     to do with samples that are no finite numbers, refuse or read as 0. `raw`: how headerless PCM
-    lies.
+    lies. `start`: in seconds; the samples from round(start * rate) on, and none where the sound is
+    shorter. FLAC and files of plain PCM are not decoded up to there, nor checked.
     Raises InputError here, or while the blocks are read.
     """
     if rate is not None and rate < 1:
         raise UsageError(f"a rate of {rate} Hz")
     if not block_seconds > 0:
         raise UsageError(f"blocks of {block_seconds} s")
+    if not 0 <= start < math.inf:
+        raise UsageError(f"a start of {start} s")
     if nan not in ("error", "zero"):
         raise UsageError(f"nan={nan!r}: error or zero")
     file = open_source(source)
     try:
         decoder = _pcm(file, raw, "RAW") if raw else _decoder(file)
         limits.check(decoder.info)
-        return AudioStream(decoder, file, rate, block_seconds, nan, limits)
+        return AudioStream(decoder, file, rate, block_seconds, nan, limits, start)
     except OSError as error:
         file.close()
         raise unreadable(error) from error

@@ -141,6 +141,14 @@ class Decoder(Protocol):
         """
         ...
 
+    def seek(self, frame: int) -> bool:
+        """Before anything is read: go to a frame.
+
+        False, and still at the start, where the samples from there on would not be exactly those
+        that decoding from the start gives.
+        """
+        ...
+
     def problem(self, decoded: int) -> InputError | None:
         """What is wrong with the sound, known at its end after `decoded` frames."""
         ...

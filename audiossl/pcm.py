@@ -33,7 +33,20 @@ class PcmDecoder:
         self._file = file
         self._raw = raw
         self._left = None if frames is None else frames * raw.frame_bytes
+        self._begin = file.tell()
         self._rest = b""
+
+    def seek(self, frame: int) -> bool:
+        at = self._begin + frame * self._raw.frame_bytes
+        claimed = self.info.frames
+        if self._file.size is None or at >= self._file.size:
+            return False
+        if claimed is not None:
+            if frame >= claimed:
+                return False
+            self._left = (claimed - frame) * self._raw.frame_bytes
+        self._file.seek(at)
+        return True
 
     def read(self, frames: int) -> np.ndarray:
         size = self._raw.frame_bytes

@@ -104,6 +104,9 @@ class _AvDecoder:
             for done in resampler.resample(frame):
                 yield done.to_ndarray().reshape(-1, channels)
 
+    def seek(self, frame: int) -> bool:
+        return False  # FFmpeg goes to a packet, whose place in time is rounded
+
     def read(self, frames: int) -> np.ndarray:
         parts, held = [self._rest], len(self._rest)
         while held < frames and (block := next(self._blocks, None)) is not None:

@@ -24,6 +24,11 @@ def parse_size(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
     return size
 
 
+def name_of(source: str) -> str:
+    """What shards of a source are called: as it is, a pattern as what stands before its marks."""
+    return re.split(r"[*?\[{]", Path(source).stem)[0].strip("-_. ") or "set"
+
+
 source = click.argument("source", shell_complete=options.complete_sets)
 root = click.option(
     "--root",
@@ -164,20 +169,21 @@ def shards(
 ) -> None:
     """Copy a set's clips into tar files (WebDataset).
 
-    SOURCE is a data set, a manifest or a folder. For sets of more files than a disk likes. Each
-    shard is printed when it is whole; recipes take the folder as data.train, other programs read
-    the tars with the webdataset library.
+    SOURCE is a data set, a manifest or a folder. For sets of more files than a disk likes. The
+    shards appear, and are printed, when all are whole: only then are old ones of this name
+    replaced. Recipes take the folder as data.train, other programs read the tars with the
+    webdataset library.
     """
     from audiossl.data import datasets
     from audiossl.data import shards as writer
     from audiossl.errors import OutputError
 
     rows, _ = datasets.rows_of(source, root)
-    folder, name = Path(out), name or Path(source).stem or "set"
+    folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: {error.strerror}") from error
-    writer.clear(folder, name, on_exists == "overwrite")
-    for path in writer.write(rows, folder, name, shard_size):
+    overwrite = on_exists == "overwrite"
+    for path in writer.write(rows, folder, name or name_of(source), shard_size, overwrite):
         click.echo(path)

@@ -113,6 +113,40 @@ def test_shards_are_named_as_they_are_done(
         run("data", "shards", "esc50", "--out", tmp_path / "file" / "x")
 
 
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("sh/*.tar", "set"),
+        ("sh/esc-*.tar", "esc"),
+        ("sh/esc-{000000..000002}.tar", "esc"),
+        ("sh/esc-50", "esc-50"),
+        ("clips of owls/", "clips of owls"),
+        ("..", "set"),
+        (".", "set"),
+    ],
+)
+def test_the_name_of_shards_is_one_of_a_file(source: str, name: str) -> None:
+    from audiossl.commands.data import name_of
+
+    assert name_of(source) == name
+
+
+def test_shards_of_a_pattern_replace_themselves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("webdataset")
+    for label in ("owl", "lark"):
+        minisets.put(tmp_path / "calls" / label / "a.wav")
+    assert run("data", "shards", tmp_path / "calls", "--out", tmp_path / "sh", "-q") == 0
+    (path,) = (tmp_path / "sh").iterdir()
+    pattern = tmp_path / "sh" / "calls-*.tar"
+    again = ("data", "shards", pattern, "--out", tmp_path / "sh", "--on-exists", "overwrite")
+    assert run(*again) == 0
+    assert capsys.readouterr().out.split() == [str(path), str(path)]
+    assert list((tmp_path / "sh").iterdir()) == [path]
+    assert [row.labels for row in manifest.read(tmp_path / "sh")] == [("lark",), ("owl",)]
+
+
 @pytest.mark.parametrize("size", ["0", "1TB", "much", "-1", "0.1"])
 def test_sizes_that_are_none(size: str) -> None:
     import click

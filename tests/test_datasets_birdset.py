@@ -12,8 +12,8 @@ import pytest
 from minisets import RATE, put, sound
 
 from audiossl.data import datasets, manifest
+from audiossl.data.clip import clip_seconds, read_clip
 from audiossl.data.datasets import birdset
-from audiossl.data.loader import clip_seconds, read_clip
 from audiossl.data.manifest import Row
 from audiossl.errors import UsageError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import tracemalloc
 from dataclasses import replace
 from itertools import islice
@@ -14,9 +15,10 @@ import soundfile
 import torch
 
 from audiossl.data import loader
+from audiossl.data.clip import clip_seconds, read_clip
 from audiossl.data.loader import Clips, Draw, Skips, Stream, Windows, fill
 from audiossl.data.manifest import Member, Row
-from audiossl.errors import InputError
+from audiossl.errors import InputError, UsageError
 from audiossl.sections import Augment
 
 RATE = 8000
@@ -102,7 +104,7 @@ def test_of_a_long_clip_only_the_crop_is_decoded(
 ) -> None:
     """A crop of 0.25 s from 3 s: the ramp still tells that it comes from one place of the file."""
     asked = []
-    real = loader.read_clip
+    real = read_clip
 
     def spy(row: Row, rate: int) -> np.ndarray:
         asked.append((row.start, row.end))
@@ -122,11 +124,11 @@ def test_of_a_long_clip_only_the_crop_is_decoded(
 
 def test_start_and_end_of_a_row_are_kept(rows: list[Row]) -> None:
     row = Row(rows[3].path, start=1.0, end=1.5)
-    np.testing.assert_array_equal(loader.read_clip(row, RATE), ramp(3.0)[RATE : RATE * 3 // 2])
-    assert loader.clip_seconds(row) == 0.5
-    assert loader.clip_seconds(Row(rows[3].path, start=1.0)) == pytest.approx(2.0)
+    np.testing.assert_array_equal(read_clip(row, RATE), ramp(3.0)[RATE : RATE * 3 // 2])
+    assert clip_seconds(row) == 0.5
+    assert clip_seconds(Row(rows[3].path, start=1.0)) == pytest.approx(2.0)
     with pytest.raises(InputError, match="no sample in this part"):
-        loader.read_clip(Row(rows[3].path, start=5.0), RATE)
+        read_clip(Row(rows[3].path, start=5.0), RATE)
 
 
 def test_short_clips_are_repeated_or_followed_by_zeros(rows: list[Row]) -> None:
@@ -211,6 +213,21 @@ def test_too_many_unreadable_files_end_the_run() -> None:
         skips.note([("c", "no")])
 
 
+def test_files_are_counted_once_however_many_rows_they_have(
+    rows: list[Row], tmp_path: Path
+) -> None:
+    parts = [replace(rows[3], start=i / 4, end=i / 4 + 0.25, number=i) for i in range(12)]
+    short = {"crop_seconds": 0.25}
+    train, valid = clips([*parts, rows[0]], **short), Windows(rows[:2], [], RATE, 0.25, "zero")
+    assert (loader.count_files(train, valid), loader.count_files(train, None)) == (3, 2)
+    folder = tmp_path / "wind"
+    folder.mkdir()
+    for i in range(5):
+        soundfile.write(folder / f"{i}.wav", ramp(0.5), RATE)
+    augment = Augment(background=str(folder), background_noise=1)
+    assert loader.count_files(clips(parts, **short, augment=augment), valid) == 3 + 5
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_batches_do_not_depend_on_the_number_of_workers(rows: list[Row], workers: int) -> None:
     rows[1].path.write_bytes(b"this is no audio")
@@ -223,6 +240,27 @@ def test_batches_do_not_depend_on_the_number_of_workers(rows: list[Row], workers
         assert alone[loader.SKIPPED] == shared[loader.SKIPPED]
         for name in ("wave", "target", "index"):
             assert torch.equal(alone[name], shared[name])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_a_worker_is_the_error_itself(rows: list[Row], workers: int) -> None:
+    for row in rows:
+        row.path.write_bytes(b"this is no audio")
+    batches = loader.train_loader(clips(rows), Stream(4, 3, 0), workers)
+    with pytest.raises(InputError) as caught:
+        next(batches)
+    del batches  # what is caught holds this frame, which must not hold the worker
+    expected = "none of the 4 files can be read: text, not audio"
+    assert (caught.value.message, caught.value.code) == (expected, "unreadable")
+
+    class Bank(list[int]):
+        def __getitem__(self, draw: Any) -> Any:
+            raise UsageError(f"no item {draw}", code="odd")
+
+    with pytest.raises(UsageError, match=r"^no item 0$") as told:
+        next(loader.valid_loader(Bank([1, 2]), 2, workers))
+    assert told.value.code == "odd"
+    assert not multiprocessing.active_children()
 
 
 def test_items_may_make_whole_batches_themselves() -> None:
@@ -243,7 +281,7 @@ def test_a_late_part_of_a_long_file_needs_no_memory_for_what_is_before(tmp_path:
     path = tmp_path / "long.wav"
     soundfile.write(path, np.zeros(RATE * 600, np.float32), RATE)
     tracemalloc.start()
-    assert len(loader.read_clip(Row(path, start=590.0, end=591.0), RATE)) == RATE
+    assert len(read_clip(Row(path, start=590.0, end=591.0), RATE)) == RATE
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < RATE * 600 * 4 / 4  # bytes: a quarter of the whole as float32
@@ -258,8 +296,8 @@ def test_a_clip_within_another_file_is_read_as_from_its_own(
     offset = 4
     for row, sound in zip(rows, sounds, strict=True):
         part = replace(row, path=path, member=Member(row.path.name, offset, len(sound)))
-        np.testing.assert_array_equal(loader.read_clip(part, RATE), loader.read_clip(row, RATE))
-        assert loader.clip_seconds(part) == loader.clip_seconds(row)
+        np.testing.assert_array_equal(read_clip(part, RATE), read_clip(row, RATE))
+        assert clip_seconds(part) == clip_seconds(row)
         offset += len(sound)
     assert part.name == f"{path}/3.wav"
     broken = replace(part, member=Member("x.wav", 2, 50))

@@ -102,6 +102,54 @@ def test_a_long_list_of_missing_files_is_cut(folder: Path) -> None:
         manifest.read(table(folder, text))
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("0.wav", b"RIFF\x24\x00\x00\x00WAVEfmt \x10\x00\x00\x00\x01\x00,path\n"),
+        ("x.flac", b"fLaC, in short"),
+        ("weights.bin", b"\xff\xd8\x01,\x02\n\x03"),
+    ],
+)
+def test_what_is_no_table_is_not_shown(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        manifest.read(tmp_path / name)
+    told = "not a table: a CSV file with a column `path`, or a folder"
+    assert caught.value.message == f"{tmp_path / name}: {told}"
+
+
+def test_a_long_first_line_is_cut(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"columns: 12, 12.*\.\.\.\)$") as caught:
+        manifest.read(table(folder, ",".join(["12"] * 9999) + "\n"))
+    assert len(caught.value.message) < 300 + len(str(folder))
+
+
+def test_links_to_folders_are_followed_and_lead_round_in_no_circle(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    disk = tmp_path_factory.mktemp("disk")
+    (disk / "deep").mkdir()
+    for name in ("o.wav", "deep/p.wav"):
+        (disk / name).write_bytes(b"x")
+    (disk / "round").symlink_to(disk)
+    (disk / "back").symlink_to(folder)
+    (folder / "owl").symlink_to(disk)
+    (folder / "again").symlink_to(folder / "sub")  # it has a name of its own here
+    (folder / "self").symlink_to(folder)
+    (folder / "up").symlink_to(folder.parent)
+    (folder / "nowhere").symlink_to(folder / "none")
+    rows = manifest.read(folder)
+    assert [(row.path.relative_to(folder).as_posix(), row.labels) for row in rows] == [
+        ("a.wav", ()),
+        ("b.flac", ()),
+        ("owl/o.wav", ("owl",)),
+        ("owl/deep/p.wav", ("owl",)),
+        ("sub/c d.ogg", ("sub",)),
+    ]
+    manifest.write(folder / "out.csv", rows)
+    assert manifest.read(folder / "out.csv") == rows
+
+
 def test_no_such_table(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no manifest or folder here"):
         manifest.read(tmp_path / "none.csv")
@@ -146,6 +194,37 @@ def test_written_tables_read_back(folder: Path) -> None:
     assert manifest.read(folder / "out.csv") == rows
     with pytest.raises(UsageError, match="lies outside"):
         manifest.write(folder / "sub" / "out.csv", rows)
+
+
+@pytest.mark.parametrize(
+    "name", ["a\rb.wav", "a\r\nb.wav", "a\nb.wav", " a.wav", "a.wav ", "\ta.wav\xa0", 'a",;.wav']
+)
+def test_odd_names_read_back(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "z.wav").write_bytes(b"x")
+    rows = [
+        Row(tmp_path / name, labels=("a\rb", "c d"), group=name, extra={"note": f" {name}"}),
+        Row(tmp_path / "z.wav", group=name.strip(), number=1, extra={"note": ""}),
+    ]
+    manifest.write(tmp_path / "out.csv", rows)
+    assert manifest.read(tmp_path / "out.csv") == rows
+    folder = manifest.read(tmp_path)
+    manifest.write(tmp_path / "again.csv", folder)
+    assert manifest.read(tmp_path / "again.csv") == folder
+
+
+@pytest.mark.parametrize("label", ["cat;dog", ";", " owl", "owl\n", ""])
+@pytest.mark.parametrize("column", ["labels", "known"])
+def test_a_label_that_a_table_would_misread_is_refused(
+    label: str, column: str, folder: Path
+) -> None:
+    row = Row(folder / "a.wav", **{column: ("fine", label)})  # type: ignore[arg-type]
+    with pytest.raises(UsageError) as caught:
+        manifest.write(folder / "out.csv", [row])
+    assert f"a.wav: a table cannot hold the label {label!r}" in caught.value.message
+    assert not (folder / "out.csv").exists()
+    with pytest.raises(UsageError, match="cannot hold the fold ' 1'"):
+        manifest.write(folder / "out.csv", [Row(folder / "a.wav", fold=" 1")])
 
 
 def test_targets_present_absent_unknown() -> None:

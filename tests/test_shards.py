@@ -7,6 +7,7 @@ import json
 import os
 import random
 import sys
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ import pytest
 import soundfile
 import torch
 
-from audiossl.data import loader, manifest, shards, tar_index
-from audiossl.data.loader import Clips, Draw, Stream, Windows, read_clip, train_loader
+from audiossl.data import clip, manifest, shards, tar_index
+from audiossl.data.clip import read_clip
+from audiossl.data.loader import Clips, Draw, Stream, Windows, train_loader
 from audiossl.data.manifest import Row
 from audiossl.errors import InputError, OutputError, UsageError
 
@@ -56,7 +58,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
 def folder(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The rows as shards of about 40 kB."""
     folder = tmp_path_factory.mktemp("shards")
-    written = list(shards.write(rows, folder, "set", 40_000))
+    written = shards.write(rows, folder, "set", 40_000)
     assert [path.name for path in written] == [f"set-{i:06d}.tar" for i in range(len(written))]
     assert len(written) == 3
     return folder
@@ -69,7 +71,7 @@ def facts(row: Row) -> tuple[Any, ...]:
 
 
 def content(row: Row) -> bytes:
-    with loader.open_clip(row) as source:
+    with clip.open_clip(row) as source:
         return source.read_bytes() if isinstance(source, Path) else source.read()  # type: ignore[union-attr]
 
 
@@ -79,7 +81,7 @@ def test_what_is_written_is_read(rows: list[Row], folder: Path) -> None:
     assert [content(row) for row in found] == [content(row) for row in rows]
     for row, source in zip(found, rows, strict=True):
         np.testing.assert_array_equal(read_clip(row, RATE), read_clip(source, RATE))
-        assert loader.clip_seconds(row) == loader.clip_seconds(source)
+        assert clip.clip_seconds(row) == clip.clip_seconds(source)
     assert found[0].extra["file"] == "sub 0/clip.0 é.wav"
     assert found[0].name == f"{folder}/set-000000.tar/00000000-clip.wav"
     assert sorted(path.name for path in folder.iterdir())[:2] == [
@@ -134,7 +136,7 @@ def test_the_same_rows_give_the_same_bytes_and_shards_can_be_cut_anew(
     rows: list[Row], folder: Path, tmp_path: Path
 ) -> None:
     for again in (rows, manifest.read(folder)):
-        for path in shards.write(again, tmp_path, "set", 40_000):
+        for path in shards.write(again, tmp_path, "set", 40_000, overwrite=True):
             assert path.read_bytes() == (folder / path.name).read_bytes()
     (one,) = shards.write(manifest.read(folder), tmp_path, "one")
     assert [facts(row) for row in manifest.read(one)] == [facts(row) for row in rows]
@@ -210,7 +212,7 @@ def test_without_the_library_a_folder_still_works(
     with pytest.raises(UsageError, match=r"need the webdataset library \(pip install"):
         manifest.read(f"{folder}/set-{{000000..000002}}.tar")
     with pytest.raises(UsageError, match="written by the webdataset library"):
-        next(shards.write(rows, tmp_path, "set"))
+        shards.write(rows, tmp_path, "set")
 
 
 def test_any_number_of_workers_gives_the_same_batches_from_any_place(folder: Path) -> None:
@@ -274,15 +276,50 @@ def test_a_shard_that_shrinks_after_its_index_is_a_bad_clip(
         read_clip(found[0], RATE)
 
 
-def test_old_shards_are_kept_or_cleared_away(folder: Path, rows: list[Row], tmp_path: Path) -> None:
-    list(shards.write(rows, tmp_path, "set", 40_000))
+def test_old_shards_are_kept_or_replaced(rows: list[Row], tmp_path: Path) -> None:
+    shards.write(rows, tmp_path, "set", 40_000)
     manifest.read(tmp_path)
-    with pytest.raises(OutputError, match=r"set-000000\.tar exists"):
-        shards.clear(tmp_path, "set", overwrite=False)
-    shards.clear(tmp_path, "other", overwrite=False)
-    (tmp_path / "set-train.tar").write_bytes(b"not ours")
-    shards.clear(tmp_path, "set", overwrite=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["set-train.tar"]
+    for name in ("set-train.tar", "set-2-000000.tar", "set-1.tar", "set-0000001.tar"):
+        (tmp_path / name).write_bytes(b"not of this set")
+    others = {path.name for path in tmp_path.iterdir() if path.stat().st_size == 15}
+    assert len(others) == 4
+    with pytest.raises(OutputError, match=r"set-000000\.tar exists: --on-exists overwrite"):
+        shards.write(rows, tmp_path, "set")
+    assert len(shards.write(rows[:1], tmp_path, "other")) == 1
+    (one,) = shards.write(rows[:2], tmp_path, "set", overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *others, "other-000000.tar", "set-000000.tar"
+    }  # fmt: skip
+    assert [facts(row) for row in manifest.read(one)] == [facts(row) for row in rows[:2]]
+
+
+def test_shards_may_be_cut_anew_in_their_own_place(rows: list[Row], tmp_path: Path) -> None:
+    shards.write(rows, tmp_path, "set", 40_000)
+    (one,) = shards.write(manifest.read(tmp_path), tmp_path, "set", overwrite=True)
+    assert list(tmp_path.iterdir()) == [one]
+    found = manifest.read(tmp_path)
+    assert [facts(row) for row in found] == [facts(row) for row in rows]
+    assert [content(row) for row in found] == [content(row) for row in rows]
+
+
+def test_a_failure_leaves_the_old_shards(
+    rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards.write(rows, tmp_path, "set", 40_000)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    gone = replace(rows[-1], path=tmp_path / "gone.wav")
+    with pytest.raises(InputError, match=r"gone\.wav: No such file"):
+        shards.write([*rows[:-3], gone], tmp_path, "set", 40_000, overwrite=True)
+    monkeypatch.setitem(sys.modules, "webdataset.writer", None)
+    with pytest.raises(UsageError, match="written by the webdataset library"):
+        shards.write(rows, tmp_path, "set", overwrite=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ""])
+def test_a_name_that_leads_elsewhere(name: str, rows: list[Row], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="shards are files in one folder"):
+        shards.write(rows, tmp_path, name)
 
 
 def test_rows_of_shards_split_by_their_groups_or_files(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from tinyrun import Fit, Listener, digests, lines
 
 from audiossl import methods, recipe
+from audiossl.data import manifest
 from audiossl.engine import checkpoint, job, train
 from audiossl.engine.log import Metrics
 from audiossl.errors import InputError, RecipeError, UsageError
@@ -172,6 +174,20 @@ def test_too_many_bad_files_in_an_evaluation_end_it_saved(
     state = checkpoint.newest(fit.folder / "run" / "checkpoints", pytest.fail)
     assert state is not None
     assert state[1]["progress"]["step"] == 4
+
+
+def test_bad_files_are_counted_among_files_not_rows(fit: Fit, clips: Path, tmp_path: Path) -> None:
+    """Of 24 files in 192 rows 3 are bad: an eighth, not a 64th."""
+    copy = shutil.copytree(clips, tmp_path / "clips")
+    rows = [
+        replace(row, start=i / 8, end=(i + 1) / 8) for row in manifest.read(copy) for i in range(8)
+    ]
+    manifest.write(copy / "parts.csv", rows)
+    for i in range(3):
+        (copy / "mid" / f"{i}.wav").write_bytes(b"no audio")
+    given = [f"data.train={copy / 'parts.csv'}", "data.cache=memory", "data.crop_seconds=0.125"]
+    with pytest.raises(InputError, match="3 of 24 files cannot be read, more than"):
+        fit("parts", *given, "data.max_bad_fraction=0.1")
 
 
 def test_data_problems_are_said_before_anything_is_written(fit: Fit, tmp_path: Path) -> None:

@@ -7,8 +7,6 @@ needs. A dataset is asked for a `Draw` and makes its own generator from it.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import itertools
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,17 +19,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from audiossl import audio
 from audiossl.data import manifest
 from audiossl.data.augment import augment_wave
+from audiossl.data.clip import Forward, clip_blocks, clip_seconds, read_clip
 from audiossl.data.manifest import Row
-from audiossl.data.tar_index import Slice
-from audiossl.errors import InputError
+from audiossl.errors import AudiosslError, InputError
 from audiossl.sections import Augment
 
 SKIPPED = "skipped"  # key of a batch: [(path, why)], taken out before a method sees the batch
-BUFFER = 1 << 16  # bytes read at a time of a clip within another file
-CROP_LIMIT = 4  # a clip longer than this many crops is decoded only as far as its crop
+CROP_LIMIT = 4  # a clip longer than this many crops or windows is not decoded into memory
 
 
 class Draw(NamedTuple):
@@ -239,10 +235,13 @@ class Windows(_Decoded, Dataset[dict[str, Any]]):
         super().__init__(rows, labels, rate)
         self.samples, self.short = max(1, round(window_seconds * rate)), short
         self.last: tuple[int, np.ndarray] | None = None
+        self.long: tuple[int, Forward] | None = None  # the long clip that is being read
+        self.whole: set[int] = set()  # long clips that were decoded to their end
+        self.lengths = [self._length(place) for place in range(len(self.rows))]
         self.places = [
             (place, start)
-            for place in range(len(self.rows))
-            for start in range(0, max(1, self._length(place) - self.samples // 2), self.samples)
+            for place, length in enumerate(self.lengths)
+            for start in range(0, max(1, length - self.samples // 2), self.samples)
         ]
 
     def __len__(self) -> int:
@@ -252,7 +251,7 @@ class Windows(_Decoded, Dataset[dict[str, Any]]):
         place, start = self.places[number]
         wave = np.zeros(self.samples, np.float32)
         try:
-            part = self._clip(place)[start : start + self.samples]
+            part = self._part(place, start)
             wave = fill(part.astype(np.float32), self.samples, self.short)
         except InputError as error:
             self.bad[place] = error.message
@@ -260,15 +259,27 @@ class Windows(_Decoded, Dataset[dict[str, Any]]):
         skipped = [(self.rows[place].name, self.bad[place])] if bad else []
         return {**self.item(place, wave, known=not bad), SKIPPED: skipped}
 
-    def _clip(self, place: int) -> np.ndarray:
+    def _part(self, place: int, start: int) -> np.ndarray:
         """The windows of a clip come one after another: it is decoded once."""
         if place in self.bad:
             raise InputError(self.bad[place])
         if place in self.cache:
-            return self.cache[place]
+            return self.cache[place][start : start + self.samples]
+        if self.lengths[place] > CROP_LIMIT * self.samples:
+            return self._forward(place, start).part(start, self.samples)
         if self.last is None or self.last[0] != place:
             self.last = (place, read_clip(self.rows[place], self.rate))
-        return self.last[1]
+        return self.last[1][start : start + self.samples]
+
+    def _forward(self, place: int, start: int) -> Forward:
+        """A clip too long for memory: decoded to its end first, since none of a bad one counts."""
+        if place not in self.whole:
+            for _ in clip_blocks(self.rows[place], self.rate):
+                pass
+            self.whole.add(place)
+        if self.long is None or self.long[0] != place or self.long[1].begin > start:
+            self.long = (place, Forward(self.rows[place], self.rate))
+        return self.long[1]
 
     def _length(self, place: int) -> int:
         try:
@@ -278,8 +289,15 @@ class Windows(_Decoded, Dataset[dict[str, Any]]):
             return 0
 
 
+def count_files(*items: Clips | Windows | None) -> int:
+    """Distinct files behind the items, and behind their backgrounds: what `Skips` counts among."""
+    present = [one for one in items if one is not None]
+    present += [one.background for one in present if isinstance(one, Clips) and one.background]
+    return len({row.name for one in present for row in one.rows})
+
+
 class Skips:
-    """Counts unreadable files: each is said once, too many end the run."""
+    """Counts unreadable files of `files`: each is said once, too many end the run."""
 
     def __init__(self, max_fraction: float, files: int, say: Callable[[str], None]) -> None:
         self.max_fraction, self.files, self.say = max_fraction, files, say
@@ -298,59 +316,6 @@ class Skips:
             )
 
 
-@contextlib.contextmanager
-def open_clip(row: Row) -> Iterator[audio.Source]:
-    """What `audio` reads a row's sound from: its file, or the part of a file that it is.
-
-    Raises InputError.
-    """
-    if row.member is None:
-        yield row.path
-        return
-    try:
-        part = io.BufferedReader(Slice(row.path, row.member.offset, row.member.size), BUFFER)
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}") from error
-    with part:
-        yield part
-
-
-def clip_seconds(row: Row) -> float:
-    """Length of a clip by its row or its file's header; decoded when the header does not say."""
-    start = row.start or 0.0
-    if row.end is not None:
-        return row.end - start
-    with open_clip(row) as source:
-        seconds = audio.info(source).seconds
-    if seconds is None:
-        with open_clip(row) as source:
-            wave, rate = audio.read(source)
-        seconds = len(wave) / rate
-    return max(0.0, seconds - start)
-
-
-def read_clip(row: Row, rate: int) -> np.ndarray:
-    """(samples,) float32 of a row at `rate`, decoded as far as its end.
-
-    Raises InputError, also when nothing is left to hear.
-    """
-    first = round((row.start or 0.0) * rate)
-    stop = None if row.end is None else round(row.end * rate)
-    parts, seen = [], 0
-    with open_clip(row) as source, audio.stream(source, rate) as blocks:
-        for block in blocks:
-            last = len(block) if stop is None else max(0, stop - seen)
-            if len(part := block[max(0, first - seen) : last]):  # an empty one would keep its block
-                parts.append(part)
-            seen += len(block)
-            if stop is not None and seen >= stop:
-                break
-    wave = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-    if not len(wave):
-        raise InputError("no sample in this part of the file", code="empty")
-    return wave
-
-
 def fill(wave: np.ndarray, samples: int, short: str) -> np.ndarray:
     """(samples,): `wave` repeated or followed by zeros."""
     if len(wave) >= samples:
@@ -360,16 +325,31 @@ def fill(wave: np.ndarray, samples: int, short: str) -> np.ndarray:
     return np.pad(wave, (0, samples - len(wave)))
 
 
-class _Batches(Dataset[dict[str, Any]]):
-    """Asked for a list of draws, gives a batch."""
+class _Batches(Dataset[dict[str, Any] | AudiosslError]):
+    """Asked for a list of draws, gives a batch, or the error that `_whole` raises.
+
+    What a worker raises reaches the loop as a text with the worker's traceback.
+    """
 
     def __init__(self, items: Any) -> None:
         self.items = items
 
-    def __getitem__(self, draws: list[Any]) -> dict[str, Any]:
-        if hasattr(self.items, "batch"):
-            return self.items.batch(draws)
-        return collate([self.items[draw] for draw in draws])
+    def __getitem__(self, draws: list[Any]) -> dict[str, Any] | AudiosslError:
+        try:
+            if hasattr(self.items, "batch"):
+                return self.items.batch(draws)
+            return collate([self.items[draw] for draw in draws])
+        except AudiosslError as error:
+            return error
+
+
+def _whole(batch: dict[str, Any] | AudiosslError) -> dict[str, Any]:
+    if isinstance(batch, AudiosslError):
+        try:
+            raise batch
+        finally:
+            del batch  # or error and frame would hold each other, and the frames the workers
+    return batch
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
@@ -380,12 +360,12 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
 
 def train_loader(items: Any, stream: Stream, workers: int = 0) -> Iterator[dict[str, Any]]:
     """Endless batches of `items` along `stream`."""
-    return iter(_loader(_Batches(items), stream, workers))
+    return map(_whole, _loader(_Batches(items), stream, workers))
 
 
 def valid_loader(
     items: Any, batch_size: int, workers: int = 0, turn: int = 0, turns: int = 1
-) -> DataLoader[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """All items once, in order, the last batch perhaps smaller.
 
     Of several processes number `turn` of `turns` gets every `turns`-th batch; where these do not
@@ -394,10 +374,10 @@ def valid_loader(
     size = len(items)
     batches = [list(range(i, min(i + batch_size, size))) for i in range(0, size, batch_size)]
     batches += batches[:1] * (-len(batches) % turns)
-    return _loader(_Batches(items), batches[turn::turns], workers)
+    return map(_whole, _loader(_Batches(items), batches[turn::turns], workers))
 
 
-def _loader(batches: _Batches, sampler: Any, workers: int) -> DataLoader[dict[str, Any]]:
+def _loader(batches: _Batches, sampler: Any, workers: int) -> DataLoader[Any]:
     return DataLoader(
         batches,
         batch_size=None,

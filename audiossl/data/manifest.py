@@ -1,11 +1,11 @@
 """The one table format: a CSV file with a header, one row a clip.
 
-A folder of audio files, and shards (shards.py), give the same rows.
+A folder of audio files (folder.py), and shards (shards.py), give the same rows.
 
     path,start,end,labels,known,fold,group,split
     dogs/a.wav,,,Dog;Bark,,1,a,
 
-path    relative to the manifest's folder (or to `root`), never above it; required
+path    relative to the manifest's folder (or to `root`), never above it; required; spaces count
 start   first second of the clip in its file; empty: the beginning
 end     last second; empty: the end of the file
 labels  joined by ";"; empty: none of the classes
@@ -39,6 +39,7 @@ SEPARATOR = ";"
 UNKNOWN = -1.0  # target of a class that nobody judged
 MAX_CELL = 1 << 20  # characters
 SHOWN = 5  # names in an error
+MAX_SHOWN = 200  # characters of a first line
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Row:
-    """One clip. `start`, `end` in seconds, None: the file's own. loader.open_clip opens it.
+    """One clip. `start`, `end` in seconds, None: the file's own. clip.open_clip opens it.
 
     `number` is its place in the table, from 0, whatever split it is in. With a `member` the clip is
     that part of the file `path`.
@@ -81,13 +82,13 @@ def read(path: str | os.PathLike[str], root: str | None = None) -> list[Row]:
 
     Raises UsageError naming the line, or the missing files and their number.
     """
-    from audiossl.data import shards
+    from audiossl.data import folder, shards
 
     place = Path(path).expanduser()
     if shards.named(place):
         return shards.read(place)
     if place.is_dir():
-        return read_folder(place)
+        return folder.read(place)
     rows = _read_csv(place, Path(root).expanduser() if root else place.parent)
     missing = [row.path for row in rows if not row.path.is_file()]
     if missing:
@@ -96,24 +97,6 @@ def read(path: str | os.PathLike[str], root: str | None = None) -> list[Row]:
         raise UsageError(f"{path}: {len(missing)} of {len(rows)} files are missing: {names}{more}")
     if not rows:
         raise UsageError(f"{path}: no row")
-    return rows
-
-
-def read_folder(folder: Path) -> list[Row]:
-    """Every audio file below `folder`, by suffix, sorted; its first subfolder is its label."""
-    rows = []
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(root, name)
-            if name.startswith(".") or path.suffix.lower() not in SUFFIXES or not path.is_file():
-                continue
-            parts = path.relative_to(folder).parts
-            labels = (parts[0],) if len(parts) > 1 else ()
-            group = path.relative_to(folder).as_posix()
-            rows.append(Row(path, labels=labels, group=group, number=len(rows)))
-    if not rows:
-        raise UsageError(f"{folder}: no audio file in this folder")
     return rows
 
 
@@ -132,7 +115,7 @@ def encode(rows: Iterable[Row], root: Path) -> bytes:
     root = Path(os.path.abspath(root))
     extra = sorted({name for row in rows for name in row.extra})
     lines = _Lines()
-    table = csv.writer(lines, lineterminator="\n")
+    table = csv.writer(lines, lineterminator="\r\n")
     table.writerow([*COLUMNS, *extra])
     for row in rows:
         table.writerow(_cells(row, root) + [row.extra.get(name, "") for name in extra])
@@ -239,7 +222,11 @@ def balanced_weights(rows: Sequence[Row], labels: Sequence[str]) -> np.ndarray:
 
 
 def fingerprint(rows: Iterable[Row]) -> str:
-    """Hex sha256 over all rows and the sizes of their files: tells whether data has changed."""
+    """Hex sha256 over each row's file name, times, labels, group, and the size of its file.
+
+    Files are not read, which would take hours: other sound in a file of the same name and size
+    is not seen. Folders, folds and splits count only where they change which rows there are.
+    """
     digest = hashlib.sha256()
     for row in rows:
         name = row.path.name if row.member is None else _group(replace(row, group=""))
@@ -250,13 +237,13 @@ def fingerprint(rows: Iterable[Row]) -> str:
 
 
 class _Lines:
-    """What csv.writer writes to."""
+    r"""What csv.writer writes to, which quotes a \r only where lines end by \r\n."""
 
     def __init__(self) -> None:
         self.parts: list[str] = []
 
-    def write(self, text: str) -> None:
-        self.parts.append(text)
+    def write(self, line: str) -> None:
+        self.parts.append(line.removesuffix("\r\n") + "\n")
 
 
 def _read_csv(path: Path, root: Path) -> list[Row]:
@@ -276,8 +263,12 @@ def _read_csv(path: Path, root: Path) -> list[Row]:
 
 
 def _check_header(path: Path, names: Sequence[str] | None) -> None:
+    if path.suffix.lower() in SUFFIXES or not all(map(str.isprintable, names or ())):
+        raise UsageError(f"{path}: not a table: a CSV file with a column `path`, or a folder")
     if not names or "path" not in names:
-        raise UsageError(f"{path}: no column `path` in the first line (columns: {names or 'none'})")
+        found = ", ".join(names or ["none"])
+        found = found if len(found) <= MAX_SHOWN else found[:MAX_SHOWN] + "..."
+        raise UsageError(f"{path}: no column `path` in the first line (columns: {found})")
     doubled = [name for name, count in Counter(names).items() if count > 1]
     if doubled:
         raise UsageError(f"{path}: column {doubled[0]!r} is there twice")
@@ -286,8 +277,8 @@ def _check_header(path: Path, names: Sequence[str] | None) -> None:
 def _row(record: Mapping[str | None, str | None], number: int, root: Path, where: str) -> Row:
     if None in record or None in record.values():
         raise UsageError(f"{where}: more or fewer cells than the header has columns")
-    cell = {str(name): str(value).strip() for name, value in record.items()}
-    start, end = (_seconds(cell.get(name, ""), name, where) for name in ("start", "end"))
+    cell = {str(name): str(value) for name, value in record.items()}
+    start, end = (_seconds(cell.get(name, "").strip(), name, where) for name in ("start", "end"))
     if end is not None and end <= (start or 0):
         raise UsageError(f"{where}: end {end:g} is not after start {start or 0:g}")
     return Row(
@@ -296,9 +287,9 @@ def _row(record: Mapping[str | None, str | None], number: int, root: Path, where
         end=end,
         labels=_names(cell.get("labels", "")),
         known=_names(cell.get("known", "")),
-        fold=cell.get("fold", ""),
+        fold=cell.get("fold", "").strip(),
         group=cell.get("group", ""),
-        split=_split_name(cell.get("split", ""), where),
+        split=_split_name(cell.get("split", "").strip(), where),
         number=number,
         extra={name: value for name, value in cell.items() if name not in COLUMNS},
     )
@@ -375,6 +366,19 @@ def _cells(row: Row, root: Path) -> list[str]:
     path = Path(os.path.abspath(row.path))
     if not path.is_relative_to(root):
         raise UsageError(f"{row.path} lies outside {root}")
+    _check_names(row)
     times = ["" if value is None else repr(value) for value in (row.start, row.end)]
     names = [SEPARATOR.join(row.labels), SEPARATOR.join(row.known)]
     return [path.relative_to(root).as_posix(), *times, *names, row.fold, row.group, row.split]
+
+
+def _check_names(row: Row) -> None:
+    """Raise UsageError where a table would be read as other labels, or another fold."""
+    for label in (*row.labels, *row.known):
+        if _names(label) != (label,):
+            raise UsageError(
+                f"{row.name}: a table cannot hold the label {label!r}: no {SEPARATOR!r} and no"
+                " space around it, since it joins labels by that"
+            )
+    if row.fold != row.fold.strip():
+        raise UsageError(f"{row.name}: a table cannot hold the fold {row.fold!r}: spaces around it")

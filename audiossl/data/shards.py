@@ -13,17 +13,19 @@ position) to the same bytes, so here every clip has a number and is read where i
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import json
 import math
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from audiossl.atomic import atomic_write
+from audiossl.atomic import atomic_write, sync
 from audiossl.data.manifest import COLUMNS, Member, Row
 from audiossl.data.tar_index import SUFFIX as INDEX
 from audiossl.data.tar_index import Slice, index
@@ -87,14 +89,34 @@ def expand(place: Path) -> list[Path]:
 
 
 def write(
-    rows: Iterable[Row], folder: Path, name: str, shard_bytes: int = SHARD_BYTES
-) -> Iterator[Path]:
-    """Write clips as NAME-000000.tar and so on, each about `shard_bytes`; gives each when done.
+    rows: Iterable[Row],
+    folder: Path,
+    name: str,
+    shard_bytes: int = SHARD_BYTES,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write clips as NAME-000000.tar and so on, each about `shard_bytes`: what was written.
 
     Sounds are copied as they are; several rows of one file share it. The same rows give the same
-    bytes: no time is written. Raises InputError on an unreadable file, OutputError, UsageError
-    without the library.
+    bytes: no time is written. All are written under other names first, so that a failure leaves
+    what was there, and the rows may lie in the very shards that they replace.
+    Raises InputError on an unreadable file, OutputError, also on shards of this name that are not
+    to be overwritten, UsageError without the library.
     """
+    if name != os.path.basename(name) or name in ("", os.curdir, os.pardir):
+        raise UsageError(f"--name {name!r}: shards are files in one folder")
+    try:
+        old = _numbered(folder, name)
+        if old and not overwrite:
+            raise OutputError(f"{old[0]} exists: --on-exists overwrite, or another --name")
+        with tempfile.TemporaryDirectory(prefix=".audiossl-", dir=folder) as hidden:
+            new = list(_written(rows, Path(hidden), name, shard_bytes))
+            return _moved(new, folder, old)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}/{name}-*{TAR}: {error.strerror}") from error
+
+
+def _written(rows: Iterable[Row], folder: Path, name: str, shard_bytes: int) -> Iterator[Path]:
     try:
         from webdataset.writer import TarWriter  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -113,14 +135,23 @@ def write(
         number += 1
 
 
-def clear(folder: Path, name: str, overwrite: bool) -> None:
-    """Make room for shards of this name. Raises OutputError when there are some to be kept."""
-    old = sorted(folder.glob(f"{glob.escape(name)}-[0-9]*{TAR}"))
-    if old and not overwrite:
-        raise OutputError(f"{old[0]} exists: --on-exists overwrite, or another --name")
+def _numbered(folder: Path, name: str) -> list[Path]:
+    """The shards of this name: `esc-50-000000.tar` is none of `esc`."""
+    pattern = re.compile(rf"{re.escape(name)}-[0-9]{{6}}{re.escape(TAR)}")
+    return sorted(path for path in folder.iterdir() if pattern.fullmatch(path.name))
+
+
+def _moved(new: list[Path], folder: Path, old: list[Path]) -> list[Path]:
+    """Put whole shards in the place of old ones; those that are too many go last."""
     for path in old:
-        path.unlink()
         path.with_name(path.name + INDEX).unlink(missing_ok=True)
+    moved = [path.replace(folder / path.name) for path in new]
+    for path in old:
+        if path not in moved:
+            path.unlink()
+    with contextlib.suppress(OSError):  # some file systems cannot sync a folder
+        sync(folder)
+    return moved
 
 
 def _tars(folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ import torch
 
 from audiossl import methods
 from audiossl.data import datasets, manifest
-from audiossl.data.loader import Clips, Windows
+from audiossl.data.loader import Clips, Windows, count_files
 from audiossl.data.manifest import Row
 from audiossl.engine.blocks import set_checkpointing
 from audiossl.errors import ModelError, RecipeError
@@ -244,9 +244,8 @@ def _with_clips(
     rows = [*train_rows, *valid_rows]
     bad = [(clips.rows[i].name, why) for clips in (train, valid) if clips is not None
            for i, why in clips.bad.items()]  # fmt: skip
-    return Job(
-        recipe, model, method, train, valid, weights, bad, len(rows), manifest.fingerprint(rows)
-    )
+    files = count_files(train, valid)
+    return Job(recipe, model, method, train, valid, weights, bad, files, manifest.fingerprint(rows))
 
 
 def _check_labels(labels: Sequence[str], rows: Sequence[Row]) -> None:

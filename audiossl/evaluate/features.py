@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from audiossl import audio, batch
-from audiossl.data.loader import open_clip
+from audiossl.data.clip import open_clip
 from audiossl.data.manifest import Row
 from audiossl.errors import InputError, OutputError
 from audiossl.evaluate import tokens as token_files

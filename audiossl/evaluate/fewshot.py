@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from audiossl.data.loader import clip_seconds
+from audiossl.data.clip import clip_seconds
 from audiossl.data.manifest import Row
 from audiossl.errors import InputError, UsageError
 

@@ -1,0 +1,99 @@
+"""The sound of one row: opened, measured, read; a part of a long file without what is before it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+
+import numpy as np
+
+from audiossl import audio
+from audiossl.data.manifest import Row
+from audiossl.data.tar_index import Slice
+from audiossl.errors import InputError
+
+BUFFER = 1 << 16  # bytes read at a time of a clip within another file
+MIN_BLOCK = 1.0  # seconds decoded at a time
+
+
+@contextlib.contextmanager
+def open_clip(row: Row) -> Iterator[audio.Source]:
+    """What `audio` reads a row's sound from: its file, or the part of a file that it is.
+
+    Raises InputError.
+    """
+    if row.member is None:
+        yield row.path
+        return
+    try:
+        part = io.BufferedReader(Slice(row.path, row.member.offset, row.member.size), BUFFER)
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}") from error
+    with part:
+        yield part
+
+
+def clip_seconds(row: Row) -> float:
+    """Length of a clip by its row or its file's header; decoded when the header does not say."""
+    start = row.start or 0.0
+    if row.end is not None:
+        return row.end - start
+    with open_clip(row) as source:
+        seconds = audio.info(source).seconds
+    if seconds is None:
+        with open_clip(row) as source, audio.stream(source) as blocks:
+            for _ in blocks:
+                pass
+            seconds = blocks.seconds
+    return max(0.0, seconds - start)
+
+
+def clip_blocks(row: Row, rate: int) -> Iterator[np.ndarray]:
+    """A row at `rate`, (samples,) float32 at a time, decoded as far as its end.
+
+    Raises InputError, also when nothing is left to hear.
+    """
+    start = row.start or 0.0
+    stop = None if row.end is None else round(row.end * rate) - round(start * rate)
+    block = audio.BLOCK_SECONDS if row.end is None else max(MIN_BLOCK, row.end - start)
+    block = min(block, audio.BLOCK_SECONDS)  # of source time
+    seen = 0
+    with (
+        open_clip(row) as source,
+        audio.stream(source, rate, block_seconds=block, start=start) as blocks,
+    ):
+        for samples in blocks:
+            part = samples if stop is None else samples[: stop - seen]
+            if len(part):
+                yield part
+            seen += len(part)
+            if seen == stop:
+                break
+    if not seen:
+        raise InputError("no sample in this part of the file", code="empty")
+
+
+def read_clip(row: Row, rate: int) -> np.ndarray:
+    """(samples,) float32 of a row at `rate`. Raises InputError as `clip_blocks` does."""
+    return np.concatenate(list(clip_blocks(row, rate)))
+
+
+class Forward:
+    """A clip that is read from its start to its end, in memory that does not grow with it."""
+
+    def __init__(self, row: Row, rate: int) -> None:
+        self._blocks = clip_blocks(row, rate)
+        self._held = np.zeros(0, np.float32)
+        self.begin = 0  # the first sample that can still be had
+
+    def part(self, start: int, samples: int) -> np.ndarray:
+        """(samples,) or fewer at the end, from sample `start` >= `begin` on. Raises InputError."""
+        while (end := self.begin + len(self._held)) < start + samples:
+            if (block := next(self._blocks, None)) is None:
+                break
+            kept = self._held[max(0, start - self.begin) :]
+            self.begin = end - len(kept)
+            self._held = np.concatenate([kept, block])
+        at = start - self.begin
+        return self._held[at : at + samples]
