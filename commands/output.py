@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -40,8 +41,12 @@ class Sink(Protocol):
         """Take all records of one input; whether it went without error."""
         ...
 
-    def finish(self, ok: bool) -> None:
-        """All inputs are done."""
+    def finish(self, code: int) -> None:
+        """All inputs are done, with this exit code."""
+        ...
+
+    def close(self) -> None:
+        """Whatever has happened: let go of what other runs may want."""
         ...
 
 
@@ -65,8 +70,11 @@ class StdoutSink:
         write_stdout(self.writer.end_file())
         return ok
 
-    def finish(self, ok: bool) -> None:
+    def finish(self, code: int) -> None:
         write_stdout(self.writer.end())
+
+    def close(self) -> None:
+        return None
 
 
 @dataclass
@@ -78,6 +86,14 @@ class Kept:
 
     def __iter__(self) -> Iterator[Iterator[Record]]:
         return (self.journal.records(entry) for entry in self.entries)
+
+    @property
+    def fruitless(self) -> bool:
+        """Whether there is nothing but errors, or nothing at all."""
+        return not any(
+            entry.ok or any("error" not in record for record in self.journal.records(entry))
+            for entry in self.entries
+        )
 
 
 class FileSink:
@@ -96,11 +112,14 @@ class FileSink:
         self.kept.entries.append(entry)
         return entry.ok
 
-    def finish(self, ok: bool) -> None:
-        with self.kept.journal as journal:
+    def finish(self, code: int) -> None:
+        if code == errors.EXIT_OK or not self.kept.fruitless:
             self.writer.write(self.path, self.kept)
-        if ok:  # otherwise it stays, and --resume tries the failed inputs again
-            journal.remove()
+        if code == errors.EXIT_OK or not (self.kept.entries or self.kept.journal.known):
+            self.kept.journal.remove()  # else it stays: --resume tries the failed inputs again
+
+    def close(self) -> None:
+        self.kept.journal.close()
 
 
 def journal_of(path: Path) -> Path:
@@ -133,14 +152,18 @@ class FolderSink:
         if problem := self._problem(item, target):
             say_record_error(item.name, problem)
             return False
-        # By way of a journal: a long input's records need not fit into the memory.
-        with Journal(self.folder / ".audiossl.journal", {}, resume=False) as journal:
-            entry = journal.add("", records)
-            if entry.ok or any("error" not in record for record in journal.records(entry)):
-                make_folder(target.parent)
-                self.writer().write(target, Kept(journal, [entry]))
-            journal.remove()
-        return entry.ok
+        # By way of a journal: a long input's records need not fit into the memory. It has a name of
+        # its own, since other runs (shards) may write to this folder.
+        path = self.folder / f".audiossl-{secrets.token_hex(6)}.journal"
+        with Journal(path, {}, resume=False) as journal:
+            try:
+                kept = Kept(journal, [journal.add("", records)])
+                if not kept.fruitless:
+                    make_folder(target.parent)
+                    self.writer().write(target, kept)
+            finally:
+                journal.remove()
+        return kept.entries[0].ok
 
     def _problem(self, item: Input, target: Path) -> InputError | None:
         other = self._used.setdefault(target, item.name)
@@ -150,7 +173,10 @@ class FolderSink:
             return InputError(f"{target} exists: --on-exists skip or overwrite", code="exists")
         return None
 
-    def finish(self, ok: bool) -> None:
+    def finish(self, code: int) -> None:
+        return None
+
+    def close(self) -> None:
         return None
 
 
@@ -218,16 +244,19 @@ def run_batch(
     def records(item: Input) -> Iterator[Record]:
         return iter(()) if sink.skips(item) else guarded(item, work)
 
-    for item, results in batch.ordered(records, inputs, jobs):
-        progress(item.name)
-        if sink.file(item, _told(item, results)):
-            done += 1
+    with contextlib.closing(sink):
+        for item, results in batch.ordered(records, inputs, jobs):
+            progress(item.name)
+            if sink.file(item, _told(item, results)):
+                done += 1
+            else:
+                failed += 1
+        if failed:
+            code = errors.EXIT_SOME_FAILED if done else errors.EXIT_ALL_FAILED
         else:
-            failed += 1
-    sink.finish(ok=not failed)
-    if failed:
-        return errors.EXIT_SOME_FAILED if done else errors.EXIT_ALL_FAILED
-    return errors.EXIT_OK if done else (nothing or no_input)()
+            code = errors.EXIT_OK if done else (nothing or no_input)()
+        sink.finish(code)
+    return code
 
 
 def no_input() -> int:
