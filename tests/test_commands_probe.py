@@ -170,10 +170,13 @@ def test_bad_files_are_records_and_exit_3(
     assert "03.wav" in (tmp_path / "r.html").read_text()
     for path in (tmp_path / "clips").glob("*.wav"):
         path.write_text("no sound")
-    code, out, err = run("-p", "knn", "-f", "csv", "--report", tmp_path / "none.html", data=data)
-    assert code == 4
-    assert len(out.splitlines()) == 37
-    assert not (tmp_path / "none.html").exists()
+    args = ("-p", "knn", "-f", "csv", "--report", tmp_path / "none.html")
+    for protocol_ in ("auto", "folds"):
+        code, out, err = run(*args, "--protocol", protocol_, data=data)
+        assert code == 4
+        assert len(out.splitlines()) == 37
+        assert [err.count(f"{i:02}.wav") for i in range(36)] == [1] * 36
+        assert not (tmp_path / "none.html").exists()
 
 
 @pytest.mark.parametrize(
@@ -183,7 +186,7 @@ def test_bad_files_are_records_and_exit_3(
         (["-s", "0"], 2, "'0' is neither a number of clips nor all"),
         (["-s", "five"], 2, "'five'"),
         (["--test-fraction", "1"], 2, "test-fraction"),
-        (["--protocol", "split"], 2, "no row of the column `split` says test"),
+        (["--protocol", "split"], 2, "no clip to test (column `split`)"),
         (["--task", "several"], 2, "several"),
         (["--report", "r.html", "--map", "umap"], 2, "umap"),
         (["--device", "cuda:7"], 2, "cuda"),

@@ -15,7 +15,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,9 @@ class Evaluation:
     """Rows that could be read and their features; `results` fits and scores the probes.
 
     data, model: their names in the records. pooled: (rows, dim), tokens: of as many clips; None
-    where no probe needs them. errors: rows that could not be read, and why. jobs: probes fitted at
-    once; they change no result.
+    where no probe needs them. errors: rows that could not be read, and why: what is tested and the
+    task are decided with them, before, and `options` say both. jobs: probes fitted at once; they
+    change no result.
     """
 
     data: str
@@ -128,6 +129,8 @@ class Evaluation:
 
     def check(self) -> None:
         """Find what is wrong with rows and options before any work. Raises UsageError."""
+        if self.errors:
+            self._check_lost()
         count = len(self.labels)
         if count < 2:
             raise UsageError(f"{self.data}: {count} labels in its rows, a probe needs two")
@@ -136,6 +139,25 @@ class Evaluation:
             log.warning("warning: %s left out of training: their group is tested", clips)
         if {None} != set(self.options.shots) and not self.allowed.any():
             raise UsageError(f"rule {self.options.rule}: no recording is short enough")
+
+    def _check_lost(self) -> None:
+        """What is gone with the files that could not be read. Raises UsageError when that is too
+        much for what was to be tested."""
+        if not self.rows:
+            raise UsageError(f"{self.data}: none of its {len(self.errors)} clips could be read")
+        had, have = (
+            set().union(*(protocol.parts(row, self.protocol) for row in rows))
+            for rows in ([row for row, _ in self.errors], self.rows)
+        )
+        if not (lost := ", ".join(sorted(had - have))):
+            return
+        try:
+            if len(self.labels) < 2:
+                raise UsageError(f"{len(self.labels)} labels are left, a probe needs two")
+            self._splits(seed=1)
+        except UsageError as error:
+            raise UsageError(f"{self.data}: no clip of {lost} could be read: {error}") from None
+        log.warning("warning: no clip of %s could be read: the rest is evaluated", lost)
 
     def results(self) -> Iterator[Result]:
         """One a probe and number of shots, as soon as it is done. Raises UsageError."""
@@ -292,7 +314,11 @@ def opened(
     also when no probe needs them (a report draws them). Raises UsageError when rows and options do
     not go together, before any file is read, and OutputError.
     """
-    Evaluation(data, model.config.name, rows, options).check()
+    whole = Evaluation(data, model.config.name, rows, options)
+    whole.check()
+    # Decided by all rows: files that cannot be read must not change what is measured.
+    task = "single" if whole.single else "multi"
+    options = replace(options, protocol=whole.protocol, task=task)
     kinds = {probes.load(name).NEEDS for name in options.probes} | ({"pooled"} if pooled else set())
     with contextlib.ExitStack() as stack:
         if cache is None or not digest:
