@@ -183,6 +183,44 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
 
+class Marks:
+    """What settings the files of a folder were made with: a hidden file, a line each.
+
+    Several runs may add to it at once. `kind`: of the files; those of another have marks of their
+    own.
+    """
+
+    def __init__(self, folder: Path, kind: str, settings: dict[str, Any]) -> None:
+        self.path = folder / f".audiossl{kind}.settings"
+        self._own = fingerprint(settings)
+
+    def _there(self) -> set[str]:
+        try:
+            return set(self.path.read_text("utf-8", "replace").split())
+        except FileNotFoundError:
+            return set()
+        except OSError as error:
+            raise OutputError(f"{self.path}: {error.strerror}") from error
+
+    def check(self) -> None:
+        """Raise UsageError where files may be of other settings, and so do not go with ours."""
+        if self._there() - {self._own}:
+            raise UsageError(
+                f"{self.path.parent}: some of what is here had another model or other options:"
+                " repeat them, or start again without --resume"
+            )
+
+    def add(self) -> None:
+        """Note our settings, before the first file is written."""
+        if self._own in self._there():
+            return
+        try:
+            with self.path.open("a") as file:
+                file.write(f"{self._own}\n")
+        except OSError as error:
+            raise OutputError(f"{self.path}: {error.strerror}") from error
+
+
 def _locked(path: Path) -> BinaryIO:
     """The file at `path`, made if need be, that no other run has open. Raises OutputError."""
     while True:

@@ -20,7 +20,7 @@ import click
 from audiossl import batch, errors
 from audiossl.errors import InputError, OutputError
 from audiossl.inputs import STDIN, Input
-from audiossl.journal import Entry, Journal, key
+from audiossl.journal import Entry, Journal, Marks, key
 from audiossl.records import ErrorRecord
 from audiossl.writers import ONE_DOCUMENT_A_FILE, JsonLines, Record, Writer, encoded
 
@@ -131,12 +131,20 @@ class FolderSink:
     """One file an input, named after it, in the folders in which the inputs were found."""
 
     def __init__(
-        self, folder: Path, writer: Callable[[], Writer], on_exists: str, resume: bool
+        self,
+        folder: Path,
+        writer: Callable[[], Writer],
+        on_exists: str,
+        resume: bool,
+        settings: Record,
     ) -> None:
         self.folder, self.writer = folder, writer
-        self.on_exists = "skip" if resume else on_exists
+        self.resume, self.on_exists = resume, "skip" if resume else on_exists
+        self.marks = Marks(folder, writer().suffix, settings)
         self._used: dict[Path, str] = {}
         make_folder(folder)
+        if resume:
+            self.marks.check()
 
     def target(self, item: Input) -> Path:
         relative = Path(item.relative if item.path != STDIN else "stdin")
@@ -159,6 +167,7 @@ class FolderSink:
             try:
                 kept = Kept(journal, [journal.add("", records)])
                 if not kept.fruitless:
+                    self.marks.add()
                     make_folder(target.parent)
                     self.writer().write(target, kept)
             finally:
@@ -169,8 +178,9 @@ class FolderSink:
         other = self._used.setdefault(target, item.name)
         if other != item.name:
             return InputError(f"{target} already holds the result of {other}", code="name-clash")
-        if self.on_exists == "error" and target.exists():
-            return InputError(f"{target} exists: --on-exists skip or overwrite", code="exists")
+        there = existing(self.writer(), target)
+        if there and not self.resume and self.on_exists != "overwrite":
+            return InputError(f"{there[0]} exists: --on-exists skip or overwrite", code="exists")
         return None
 
     def finish(self, code: int) -> None:
@@ -199,22 +209,28 @@ def make_sink(
     if format_ == "table":
         raise click.UsageError("a table is for the terminal: give another --format with --out")
     if out.endswith(os.sep) or os.path.isdir(out) or (many and format_ in ONE_DOCUMENT_A_FILE):
-        return FolderSink(Path(out), formats[format_], on_exists, resume)
+        return FolderSink(Path(out), formats[format_], on_exists, resume, settings)
     return _file_sink(Path(out), formats[format_](), on_exists, resume, settings)
 
 
 def _file_sink(
     path: Path, writer: Writer, on_exists: str, resume: bool, settings: Record
 ) -> FileSink | None:
-    if path.exists() and not (resume and journal_of(path).exists()):
-        if resume or on_exists == "skip":
+    there = existing(writer, path)
+    if there and not (resume and journal_of(path).exists()):
+        if path in there and (resume or on_exists == "skip"):
             click.echo(f"audiossl: {path} is there already: nothing to do", err=True)
             return None
-        if on_exists == "error":
-            raise OutputError(f"{path} exists: --on-exists overwrite or skip, or another --out")
+        if on_exists != "overwrite":
+            raise OutputError(f"{there[0]} exists: --on-exists overwrite or skip, or another --out")
     if not path.parent.is_dir():
         raise OutputError(f"{path.parent}: no such folder")
     return FileSink(path, writer, settings, resume)
+
+
+def existing(writer: Writer, path: Path) -> list[Path]:
+    """What writing to `path` would replace."""
+    return [file for file in writer.files(path) if file.exists()]
 
 
 def pick_format(format_: str, out: str | None, known: Iterable[str]) -> str:

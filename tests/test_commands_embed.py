@@ -212,7 +212,60 @@ def test_a_folder_gets_one_file_an_input(
     assert done.code == 3
     assert (out / "00000.npy").exists()
     assert not (out / "broken.npy").exists()
-    assert not list(out.glob(".*")), "no journal is left"
+    assert [path.name for path in out.glob(".*")] == [".audiossl.npy.settings"], "no journal"
+
+
+def test_a_folder_is_not_gone_on_with_by_other_settings(
+    embed: Callable[..., Done], clips: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    files, as_npy = (clips / "crow.wav", clips / "rain.ogg"), ("-f", "npy", "-o", f"{out}/")
+    assert embed(files[0], *as_npy).code == 0
+    for other in (["--dtype", "float16"], ["--tokens"], ["--pool", "max"]):
+        done = embed(*files, *as_npy, "--resume", *other)
+        assert (done.code, done.stderr.count(b"\n")) == (2, 1)
+        assert b"other options" in done.stderr
+    assert not (out / "rain.npy").exists()
+    assert embed(*files, *as_npy, "--shard", "2/2", "--resume") == (0, b"", b"")
+    assert (out / "rain.npy").exists()
+    assert embed(*files, "-f", "csv", "-o", out, "--pool", "max").code == 0  # other files
+    assert embed(*files, "-f", "csv", "-o", out, "--pool", "max", "--resume").code == 0
+    assert embed(*files, *as_npy, "--resume").code == 0
+    assert embed(*files, *as_npy, "--tokens", "--on-exists", "overwrite").code == 0
+    assert embed(*files, *as_npy, "--tokens", "--resume").code == 2  # who knows what is old here
+    names = [".audiossl.csv.settings", ".audiossl.npy.settings"]
+    assert sorted(path.name for path in out.glob(".*")) == names
+
+
+def test_nothing_is_noted_in_a_folder_where_nothing_is_written(
+    embed: Callable[..., Done], broken: Path, tmp_path: Path
+) -> None:
+    assert embed(broken, "-f", "npy", "-o", f"{tmp_path}/out/").code == 4
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_index_in_the_way_is_not_overwritten_unasked(
+    embed: Callable[..., Done], clips: Path, tmp_path: Path
+) -> None:
+    out, beside = tmp_path / "z.npy", tmp_path / "z.npy.csv"
+    beside.write_text("precious")
+    for on_exists in ("error", "skip"):
+        done = embed(clips / "crow.wav", "-o", out, "--on-exists", on_exists)
+        assert done.code == 6
+        assert b"z.npy.csv exists: --on-exists" in done.stderr
+    beside.rename(tmp_path / "crow.npy.csv")
+    for on_exists in ("error", "skip"):
+        args = ("-f", "npy", "-o", tmp_path, "--on-exists", on_exists)
+        done = embed(clips / "crow.wav", *args)
+        assert done.code == 4
+        assert b"exists: " + os.fsencode(tmp_path / "crow.npy.csv") + b" exists" in done.stderr
+    assert (tmp_path / "crow.npy.csv").read_text() == "precious"
+    assert not list(tmp_path.glob("*.npy"))
+    assert embed(clips / "crow.wav", *args[:-1], "overwrite").code == 0
+    assert rows(tmp_path / "crow.npy")[1] == [str(clips / "crow.wav")]
+    assert embed(clips / "crow.wav", "-o", out).code == 0
+    out.unlink()  # as after a kill between the two
+    assert embed(clips / "crow.wav", "-o", out, "--on-exists", "overwrite").code == 0
 
 
 # Exit codes
@@ -437,7 +490,7 @@ def test_runs_at_once_into_one_folder_keep_their_records_apart(
     files = [clips / name for name in ("crow.wav", "speech.flac", "clock.wav")]
     items = [Input(file.name, str(file), file.name) for file in files]
     writer = arrays.formats(16, "float32")["npz"]
-    sinks = [output.FolderSink(tmp_path / "fold", writer, "error", False) for _ in items]
+    sinks = [output.FolderSink(tmp_path / "fold", writer, "error", False, {}) for _ in items]
 
     def work(k: int) -> Iterator[dict[str, Any]]:
         first, *rest = embedder.embed(items[k].path, items[k].name, EmbedOptions(tokens=True))
@@ -461,7 +514,7 @@ def test_nothing_is_left_in_a_folder_by_an_interruption(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     writer = arrays.formats(16, "float32")["npz"]
-    sink = output.FolderSink(tmp_path, writer, "error", False)
+    sink = output.FolderSink(tmp_path, writer, "error", False, {})
     with pytest.raises(KeyboardInterrupt):
         sink.file(Input("a.wav", "a.wav", "a.wav"), interrupted())
     assert not list(tmp_path.iterdir())
