@@ -10,6 +10,7 @@ import contextlib
 import os
 import secrets
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -301,6 +302,22 @@ def _told(item: Input, records: Iterator[Record]) -> Iterator[Record]:
 def say_record_error(name: str, error: InputError) -> None:
     """`audiossl: error: clip.flac: truncated: header says ...`"""
     say_error(f"{name}: {error.code}: {error.message}")
+
+
+def check_writable(path: str) -> None:
+    """Raise OutputError where no file can be written: to know it before hours of work."""
+    target = os.path.realpath(path)
+    if os.path.isdir(target):
+        raise OutputError(f"cannot write {path}: it is a folder")
+    folder = os.path.dirname(target)
+    if not os.path.isdir(folder):
+        raise OutputError(f"{folder}: no such folder")
+    if os.path.exists(target) and not os.path.isfile(target):
+        return  # a pipe or terminal, which gets it directly
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
 
 
 def make_folder(folder: Path) -> None:
