@@ -153,6 +153,7 @@ def destinations(
     if out in kept and (report is None or report in kept):
         click.echo("audiossl: nothing to do", err=True)
         return out, report, True
+    # Records that stand in a file already do not go to stdout instead.
     return (os.devnull if out in kept else out), (None if report in kept else report), False
 
 
