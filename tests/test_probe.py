@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 import types
 from dataclasses import replace
@@ -302,6 +303,43 @@ def test_all_files_bad_is_told_file_by_file(rows: list[Row], tmp_path: Path) -> 
             assert len(evaluation.errors) == 36
             with pytest.raises(UsageError, match="d: none of its 36 clips could be read"):
                 next(evaluation.results())
+
+
+@pytest.mark.parametrize("protocol", ["folds", "holdout"])
+def test_classes_with_few_clips_are_told_once(
+    caplog: pytest.LogCaptureFixture, protocol: str
+) -> None:
+    """Of the third class there are four clips, of which one is tested."""
+    rows = [row for row in names(48, fold="12345678") if row.labels != ("c",) or row.number < 12]
+    assert [sum(row.labels == (label,) for row in rows) for label in "abc"] == [16, 16, 4]
+    options: dict = {"protocol": protocol, "probes": ("knn", "ridge"), "settings": QUICK}
+    list(made_up(rows, **options).results())
+    list(made_up(rows, shots=(1, 3, None), **options).results())
+    assert not caplog.text
+    list(made_up(rows, shots=(1, 4, None), **options).results())
+    (said,) = [record.message for record in caplog.records]
+    assert said == "warning: fewer than 4 clips to train on in some division: c (3)"
+
+
+def test_classes_that_no_rule_allows_or_no_fold_trains_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = write_clips(tmp_path, 36)
+    long = tmp_path / "long.wav"
+    soundfile.write(long, np.zeros(6 * 8000), 8000)
+    for i, row in enumerate(rows):
+        if row.labels == ("tone",):
+            rows[i] = replace(row, path=long.with_name(f"long {i}.wav"))
+            shutil.copy(long, rows[i].path)
+    made = made_up(rows, shots=(2,), rule="strict", probes=("knn",))
+    next(made.results())
+    assert caplog.messages == [
+        "warning: fewer than 2 clips to train on (rule strict) in some division: tone (0)"
+    ]
+    caplog.clear()
+    single = [replace(row, fold="1") if row.labels == ("tone",) else row for row in rows]
+    next(made_up(single, probes=("knn",)).results())
+    assert caplog.messages == ["warning: no clip to train on in some division: tone (0)"]
 
 
 def test_what_cannot_work_is_said_before_any_file_is_read() -> None:

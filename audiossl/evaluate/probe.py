@@ -145,24 +145,23 @@ class Evaluation:
         much for what was to be tested."""
         if not self.rows:
             raise UsageError(f"{self.data}: none of its {len(self.errors)} clips could be read")
-        had, have = (
-            set().union(*(protocol.parts(row, self.protocol) for row in rows))
-            for rows in ([row for row, _ in self.errors], self.rows)
-        )
-        if not (lost := ", ".join(sorted(had - have))):
+        lost = protocol.lost([row for row, _ in self.errors], self.rows, self.protocol)
+        if not lost:
             return
+        names = ", ".join(lost)
         try:
             if len(self.labels) < 2:
                 raise UsageError(f"{len(self.labels)} labels are left, a probe needs two")
             self._splits(seed=1)
         except UsageError as error:
-            raise UsageError(f"{self.data}: no clip of {lost} could be read: {error}") from None
-        log.warning("warning: no clip of %s could be read: the rest is evaluated", lost)
+            raise UsageError(f"{self.data}: no clip of {names} could be read: {error}") from None
+        log.warning("warning: no clip of %s could be read: the rest is evaluated", names)
 
     def results(self) -> Iterator[Result]:
         """One a probe and number of shots, as soon as it is done. Raises UsageError."""
         if self.errors:
             self.check()  # again, with the rows that are left
+        self._tell_scarce()
         for name in self.options.probes:
             for shots in self.options.shots:
                 units = self._units(name, shots)
@@ -171,10 +170,25 @@ class Evaluation:
     def _splits(self, seed: int) -> list[Split]:
         return protocol.splits(self.rows, self.protocol, self.options.fraction, seed)
 
-    def _units(self, name: str, shots: int | None) -> list[Unit]:
+    def _plan(self, shots: int | None) -> list[tuple[int, Split]]:
         chance = shots is not None or self.protocol == "holdout"
         seeds = range(1, 1 + (self.options.seeds or (SEEDS if chance else 1)))
-        plan = [(seed, split) for seed in seeds for split in self._splits(seed)]
+        return [(seed, split) for seed in seeds for split in self._splits(seed)]
+
+    def _tell_scarce(self) -> None:
+        """Which classes have fewer clips to train on than are asked for."""
+        wanted = max(shots or 1 for shots in self.options.shots)
+        sides = [split.train for _, split in self._plan(wanted)]
+        rule = ""
+        if {None} != set(self.options.shots):
+            sides = [train[self.allowed[train]] for train in sides]
+            rule = "" if self.options.rule == "any" else f" (rule {self.options.rule})"
+        if told := fewshot.scarce(self.targets, self.labels, sides, wanted):
+            amount = f"fewer than {wanted} clips" if wanted > 1 else "no clip"
+            log.warning("warning: %s to train on%s in some division: %s", amount, rule, told)
+
+    def _units(self, name: str, shots: int | None) -> list[Unit]:
+        plan = self._plan(shots)
         amount = "all clips" if shots is None else f"{shots} a class"
         if shots is not None:
             _ = self.allowed  # once, before there are threads

@@ -64,14 +64,18 @@ def fold_names(rows: Sequence[Row]) -> list[str]:
     return sorted({row.fold for row in rows} - {""})
 
 
-def parts(row: Row, protocol: str) -> set[str]:
-    """What would be missed if no other row had it: its labels, its fold or side of the split."""
-    found = {f"label {label}" for label in row.labels}
-    if protocol == "folds" and row.fold:
-        found.add(f"fold {row.fold}")
-    if protocol == "split":
-        found.add(f"split {row.split or 'train'}")
-    return found
+def lost(gone: Sequence[Row], left: Sequence[Row], protocol: str) -> list[str]:
+    """Labels, folds and sides of the split that only rows in `gone` have, in words."""
+
+    def parts(rows: Sequence[Row]) -> set[str]:
+        found = {f"label {label}" for row in rows for label in row.labels}
+        if protocol == "folds":
+            found |= {f"fold {name}" for name in fold_names(rows)}
+        if protocol == "split":
+            found |= {f"split {row.split or 'train'}" for row in rows}
+        return found
+
+    return sorted(parts(gone) - parts(left))
 
 
 def splits(rows: Sequence[Row], protocol: str, fraction: float, seed: int) -> list[Split]:
