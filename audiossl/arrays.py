@@ -122,6 +122,10 @@ class ArrayWriter:
     dim: int
     dtype: str
 
+    def files(self, path: Path) -> list[Path]:
+        """What `write` makes: `path`, and of npy its index."""
+        return [path, index_of(path)] if self.function is write_npy else [path]
+
     def write(self, path: Path, inputs: Inputs) -> None:
         """The rows of all inputs to `path`, whole or not at all. Raises OutputError."""
         self.function(path, Rows(inputs, self.dim, self.dtype))
@@ -192,8 +196,13 @@ def write_npy(path: Path, rows: Rows) -> None:
         _write_npy(file, rows)
         file.flush()
         os.fsync(file.fileno())
-        with atomic_write(path.with_name(f"{path.name}.csv")) as index:
+        with atomic_write(index_of(path)) as index:
             _write_index(index, rows)
+
+
+def index_of(path: Path) -> Path:
+    """Where the index of an npy stands."""
+    return path.with_name(f"{path.name}.csv")
 
 
 def _write_index(file: IO[bytes], rows: Rows) -> None:

@@ -140,7 +140,8 @@ class Embedder:
         One token a moment of the encoder's grid: of a ViT, a column of patches, averaged over its
         frequencies. Its time, which follows from frontend and encoder, lies around the middle of
         what it was made from, cut at the window's ends. Where windows overlap a moment is given
-        once, by the first that holds its middle. A file shorter than a token gives one.
+        once: a window goes on with the token whose middle is the first behind the end of the last.
+        A file shorter than a token gives one.
         Raises UsageError where the encoder's tokens have no place in time.
         """
         for _window, places in self._by_token(source, window, hop, **reading):
@@ -181,8 +182,10 @@ class Embedder:
         timing, covered = self._timing, 0.0
         sliding = self.inference.slide(self._timeline, source, window, hop, **reading)
         for cut, vectors in sliding:
-            yield cut, self._moments(cut, vectors, timing, covered)
-            covered = cut.end
+            places = self._moments(cut, vectors, timing, covered)
+            yield cut, places
+            if places:  # a window's last token may end long before the window does
+                covered = places[-1].end
 
     def _embed(self, waves: np.ndarray) -> np.ndarray:
         """waves: (batch, samples) float32 at the model's rate -> (batch, dim)."""
@@ -201,7 +204,7 @@ class Embedder:
     def _moments(
         self, cut: Window, vectors: np.ndarray, timing: Timing, covered: float
     ) -> list[Place]:
-        """The tokens whose middle lies in what no window before this one held."""
+        """The tokens whose middle lies behind `covered`: seconds, the end of the last one given."""
         frontend, count = self.model.frontend, len(cut.wave)
         new = round((covered - cut.start) * frontend.rate)
         # In samples of the window: where frame 0 begins, half a hop before its middle.
@@ -210,7 +213,7 @@ class Embedder:
         for k, vector in enumerate(vectors):
             start = origin + (timing.first + k * timing.hop) * frontend.hop
             end = start + timing.width * frontend.hop
-            if new <= (start + end) / 2 < count or (k == 0 and new == 0):
+            if new <= (start + end) / 2 < count or (k == 0 and new <= 0):
                 begin, stop = (max(start, 0) / frontend.rate, min(end, count) / frontend.rate)
                 places.append(Place(cut.start + begin, cut.start + stop, vector))
         return places

@@ -3,20 +3,22 @@
 JSON lines behind a first one that fingerprints the run (model, options): an input's records, then a
 line that closes them. A killed run leaves at worst records that nothing closes, which are dropped.
 Records go to the disk as they come and are read back one by one, so that neither a long file nor
-many files fill the memory. `--resume` reads the journal; the output is written from it.
+many files fill the memory. `--resume` reads the journal; the output is written from it. Whoever has
+it open holds a lock on it, which ends with the process, whatever ends that: no two runs write one.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from audiossl.errors import OutputError, UsageError
 
@@ -54,41 +56,54 @@ class Entry:
 class Journal:
     """Append-only list of finished inputs beside the output.
 
-    A context manager: `with Journal(path, settings, resume) as journal`.
+    A context manager: `with Journal(path, settings, resume) as journal`. Raises OutputError while
+    another run has the same one open.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], resume: bool) -> None:
         self.path = path
         self._done: dict[str, Entry] = {}  # by key; records stay on disk
         head = json.dumps({"journal": VERSION, "fingerprint": fingerprint(settings)})
-        if resume and path.exists():
-            self._recover(head)
-        else:
-            self._create(head)
-        self._file = path.open("ab")
-
-    def _create(self, head: str) -> None:
         with self._told():
-            self.path.write_bytes(head.encode() + b"\n")
+            self._file = _locked(path)
+        try:
+            self._begin(head.encode() + b"\n", resume)
+        except BaseException:
+            self.close()
+            raise
 
-    def _recover(self, head: str) -> None:
+    def _begin(self, head: bytes, resume: bool) -> None:
         """Index what is closed, cut off what is not; refuse the journal of other settings."""
-        with self.path.open("r+b") as file:
-            if file.readline() != head.encode() + b"\n":
-                raise UsageError(
-                    f"{self.path}: this run had another model or other options:"
-                    " repeat them, or start again without --resume"
-                )
-            start = offset = file.tell()
-            for line in file:
-                found = _parse(line)
-                if found is None:
-                    break
-                offset += len(line)
-                if "done" in found:
-                    self._note(found["done"], Entry(start, found["ok"]))
-                    start = offset
-            file.truncate(start)
+        first = self._file.readline() if resume else b""
+        if not first.endswith(b"\n"):
+            self._create(head)
+        elif first != head:
+            raise UsageError(
+                f"{self.path}: this run had another model or other options:"
+                " repeat them, or start again without --resume"
+            )
+        else:
+            self._recover()
+
+    def _create(self, head: bytes) -> None:
+        with self._told():
+            if self._file.seek(0, os.SEEK_END):
+                self._file.truncate(0)
+            self._file.write(head)
+            self._file.flush()
+
+    def _recover(self) -> None:
+        start = offset = self._file.tell()
+        for line in self._file:
+            found = _parse(line)
+            if found is None:
+                break
+            offset += len(line)
+            if "done" in found:
+                self._note(found["done"], Entry(start, found["ok"]))
+                start = offset
+        with self._told():
+            self._file.truncate(start)
 
     def _note(self, input_key: str, entry: Entry) -> None:
         if input_key and entry.ok:
@@ -98,8 +113,17 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let others have it."""
         with contextlib.suppress(OSError):  # a full disk was told by `add`; nothing else is left
             self._file.close()
+
+    @property
+    def known(self) -> int:
+        """Inputs that need not be done again."""
+        return len(self._done)
 
     def find(self, input_key: str) -> Entry | None:
         """The entry of a finished input, or None: failed ones are redone on resume."""
@@ -152,8 +176,67 @@ class Journal:
         raise OutputError(f"{self.path}: changed while it was in use")
 
     def remove(self) -> None:
-        """The run is whole and its output stands: the journal has done its work."""
+        """The run is whole and its output stands: the journal has done its work.
+
+        Before it is closed, or it may be another run's.
+        """
         self.path.unlink(missing_ok=True)
+
+
+class Marks:
+    """What settings the files of a folder were made with: a hidden file, a line each.
+
+    Several runs may add to it at once. `kind`: of the files; those of another have marks of their
+    own.
+    """
+
+    def __init__(self, folder: Path, kind: str, settings: dict[str, Any]) -> None:
+        self.path = folder / f".audiossl{kind}.settings"
+        self._own = fingerprint(settings)
+
+    def _there(self) -> set[str]:
+        try:
+            return set(self.path.read_text("utf-8", "replace").split())
+        except FileNotFoundError:
+            return set()
+        except OSError as error:
+            raise OutputError(f"{self.path}: {error.strerror}") from error
+
+    def check(self) -> None:
+        """Raise UsageError where files may be of other settings, and so do not go with ours."""
+        if self._there() - {self._own}:
+            raise UsageError(
+                f"{self.path.parent}: some of what is here had another model or other options:"
+                " repeat them, or start again without --resume"
+            )
+
+    def add(self) -> None:
+        """Note our settings, before the first file is written."""
+        if self._own in self._there():
+            return
+        try:
+            with self.path.open("a") as file:
+                file.write(f"{self._own}\n")
+        except OSError as error:
+            raise OutputError(f"{self.path}: {error.strerror}") from error
+
+
+def _locked(path: Path) -> BinaryIO:
+    """The file at `path`, made if need be, that no other run has open. Raises OutputError."""
+    while True:
+        file = path.open("a+b")
+        file.seek(0)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise OutputError(f"{path}: another run writes here") from None
+        except OSError:
+            return file  # a file system without locks
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        file.close()  # the run that had it has just removed it
 
 
 def _parse(line: bytes) -> Record | None:

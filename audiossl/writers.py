@@ -34,6 +34,10 @@ class Writer(Protocol):
     @property
     def suffix(self) -> str: ...
 
+    def files(self, path: Path) -> list[Path]:
+        """What `write` makes: `path`, and what stands beside it."""
+        ...
+
     def write(self, path: Path, inputs: Inputs) -> None: ...
 
 
@@ -53,6 +57,9 @@ class JsonLines:
 
     def end(self) -> str:
         return ""
+
+    def files(self, path: Path) -> list[Path]:
+        return [path]
 
     def write(self, path: Path, inputs: Inputs) -> None:
         """The text of all inputs to `path`, whole or not at all. Raises OutputError."""

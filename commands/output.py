@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ import click
 from audiossl import batch, errors
 from audiossl.errors import InputError, OutputError
 from audiossl.inputs import STDIN, Input
-from audiossl.journal import Entry, Journal, key
+from audiossl.journal import Entry, Journal, Marks, key
 from audiossl.records import ErrorRecord
 from audiossl.writers import ONE_DOCUMENT_A_FILE, JsonLines, Record, Writer, encoded
 
@@ -40,8 +42,12 @@ class Sink(Protocol):
         """Take all records of one input; whether it went without error."""
         ...
 
-    def finish(self, ok: bool) -> None:
-        """All inputs are done."""
+    def finish(self, code: int) -> None:
+        """All inputs are done, with this exit code."""
+        ...
+
+    def close(self) -> None:
+        """Whatever has happened: let go of what other runs may want."""
         ...
 
 
@@ -65,8 +71,11 @@ class StdoutSink:
         write_stdout(self.writer.end_file())
         return ok
 
-    def finish(self, ok: bool) -> None:
+    def finish(self, code: int) -> None:
         write_stdout(self.writer.end())
+
+    def close(self) -> None:
+        return None
 
 
 @dataclass
@@ -78,6 +87,14 @@ class Kept:
 
     def __iter__(self) -> Iterator[Iterator[Record]]:
         return (self.journal.records(entry) for entry in self.entries)
+
+    @property
+    def fruitless(self) -> bool:
+        """Whether there is nothing but errors, or nothing at all."""
+        return not any(
+            entry.ok or any("error" not in record for record in self.journal.records(entry))
+            for entry in self.entries
+        )
 
 
 class FileSink:
@@ -96,11 +113,14 @@ class FileSink:
         self.kept.entries.append(entry)
         return entry.ok
 
-    def finish(self, ok: bool) -> None:
-        with self.kept.journal as journal:
+    def finish(self, code: int) -> None:
+        if code == errors.EXIT_OK or not self.kept.fruitless:
             self.writer.write(self.path, self.kept)
-        if ok:  # otherwise it stays, and --resume tries the failed inputs again
-            journal.remove()
+        if code == errors.EXIT_OK or not (self.kept.entries or self.kept.journal.known):
+            self.kept.journal.remove()  # else it stays: --resume tries the failed inputs again
+
+    def close(self) -> None:
+        self.kept.journal.close()
 
 
 def journal_of(path: Path) -> Path:
@@ -112,12 +132,20 @@ class FolderSink:
     """One file an input, named after it, in the folders in which the inputs were found."""
 
     def __init__(
-        self, folder: Path, writer: Callable[[], Writer], on_exists: str, resume: bool
+        self,
+        folder: Path,
+        writer: Callable[[], Writer],
+        on_exists: str,
+        resume: bool,
+        settings: Record,
     ) -> None:
         self.folder, self.writer = folder, writer
-        self.on_exists = "skip" if resume else on_exists
+        self.resume, self.on_exists = resume, "skip" if resume else on_exists
+        self.marks = Marks(folder, writer().suffix, settings)
         self._used: dict[Path, str] = {}
         make_folder(folder)
+        if resume:
+            self.marks.check()
 
     def target(self, item: Input) -> Path:
         relative = Path(item.relative if item.path != STDIN else "stdin")
@@ -133,24 +161,33 @@ class FolderSink:
         if problem := self._problem(item, target):
             say_record_error(item.name, problem)
             return False
-        # By way of a journal: a long input's records need not fit into the memory.
-        with Journal(self.folder / ".audiossl.journal", {}, resume=False) as journal:
-            entry = journal.add("", records)
-            if entry.ok or any("error" not in record for record in journal.records(entry)):
-                make_folder(target.parent)
-                self.writer().write(target, Kept(journal, [entry]))
-            journal.remove()
-        return entry.ok
+        # By way of a journal: a long input's records need not fit into the memory. It has a name of
+        # its own, since other runs (shards) may write to this folder.
+        path = self.folder / f".audiossl-{secrets.token_hex(6)}.journal"
+        with Journal(path, {}, resume=False) as journal:
+            try:
+                kept = Kept(journal, [journal.add("", records)])
+                if not kept.fruitless:
+                    self.marks.add()
+                    make_folder(target.parent)
+                    self.writer().write(target, kept)
+            finally:
+                journal.remove()
+        return kept.entries[0].ok
 
     def _problem(self, item: Input, target: Path) -> InputError | None:
         other = self._used.setdefault(target, item.name)
         if other != item.name:
             return InputError(f"{target} already holds the result of {other}", code="name-clash")
-        if self.on_exists == "error" and target.exists():
-            return InputError(f"{target} exists: --on-exists skip or overwrite", code="exists")
+        there = existing(self.writer(), target)
+        if there and not self.resume and self.on_exists != "overwrite":
+            return InputError(f"{there[0]} exists: --on-exists skip or overwrite", code="exists")
         return None
 
-    def finish(self, ok: bool) -> None:
+    def finish(self, code: int) -> None:
+        return None
+
+    def close(self) -> None:
         return None
 
 
@@ -173,22 +210,28 @@ def make_sink(
     if format_ == "table":
         raise click.UsageError("a table is for the terminal: give another --format with --out")
     if out.endswith(os.sep) or os.path.isdir(out) or (many and format_ in ONE_DOCUMENT_A_FILE):
-        return FolderSink(Path(out), formats[format_], on_exists, resume)
+        return FolderSink(Path(out), formats[format_], on_exists, resume, settings)
     return _file_sink(Path(out), formats[format_](), on_exists, resume, settings)
 
 
 def _file_sink(
     path: Path, writer: Writer, on_exists: str, resume: bool, settings: Record
 ) -> FileSink | None:
-    if path.exists() and not (resume and journal_of(path).exists()):
-        if resume or on_exists == "skip":
+    there = existing(writer, path)
+    if there and not (resume and journal_of(path).exists()):
+        if path in there and (resume or on_exists == "skip"):
             click.echo(f"audiossl: {path} is there already: nothing to do", err=True)
             return None
-        if on_exists == "error":
-            raise OutputError(f"{path} exists: --on-exists overwrite or skip, or another --out")
+        if on_exists != "overwrite":
+            raise OutputError(f"{there[0]} exists: --on-exists overwrite or skip, or another --out")
     if not path.parent.is_dir():
         raise OutputError(f"{path.parent}: no such folder")
     return FileSink(path, writer, settings, resume)
+
+
+def existing(writer: Writer, path: Path) -> list[Path]:
+    """What writing to `path` would replace."""
+    return [file for file in writer.files(path) if file.exists()]
 
 
 def pick_format(format_: str, out: str | None, known: Iterable[str]) -> str:
@@ -218,16 +261,19 @@ def run_batch(
     def records(item: Input) -> Iterator[Record]:
         return iter(()) if sink.skips(item) else guarded(item, work)
 
-    for item, results in batch.ordered(records, inputs, jobs):
-        progress(item.name)
-        if sink.file(item, _told(item, results)):
-            done += 1
+    with contextlib.closing(sink):
+        for item, results in batch.ordered(records, inputs, jobs):
+            progress(item.name)
+            if sink.file(item, _told(item, results)):
+                done += 1
+            else:
+                failed += 1
+        if failed:
+            code = errors.EXIT_SOME_FAILED if done else errors.EXIT_ALL_FAILED
         else:
-            failed += 1
-    sink.finish(ok=not failed)
-    if failed:
-        return errors.EXIT_SOME_FAILED if done else errors.EXIT_ALL_FAILED
-    return errors.EXIT_OK if done else (nothing or no_input)()
+            code = errors.EXIT_OK if done else (nothing or no_input)()
+        sink.finish(code)
+    return code
 
 
 def no_input() -> int:
@@ -256,6 +302,22 @@ def _told(item: Input, records: Iterator[Record]) -> Iterator[Record]:
 def say_record_error(name: str, error: InputError) -> None:
     """`audiossl: error: clip.flac: truncated: header says ...`"""
     say_error(f"{name}: {error.code}: {error.message}")
+
+
+def check_writable(path: str) -> None:
+    """Raise OutputError where no file can be written: to know it before hours of work."""
+    target = os.path.realpath(path)
+    if os.path.isdir(target):
+        raise OutputError(f"cannot write {path}: it is a folder")
+    folder = os.path.dirname(target)
+    if not os.path.isdir(folder):
+        raise OutputError(f"{folder}: no such folder")
+    if os.path.exists(target) and not os.path.isfile(target):
+        return  # a pipe or terminal, which gets it directly
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
 
 
 def make_folder(folder: Path) -> None:

@@ -121,25 +121,40 @@ def command(model: str, format_: str, on_exists: str, **values: Any) -> int:
     format_ = pick_format(format_, values["out"], FORMATS)
     if format_ == "table" and values["out"]:
         raise click.UsageError("a table is for the terminal: give another --format with --out")
-    if skipped([path for path in (values["out"], values["report"]) if path], on_exists):
+    out, report, done = destinations(values["out"], values["report"], on_exists)
+    if done:
         return 0
-    return run(model, format_=format_, **values)
+    return run(model, format_=format_, **{**values, "out": out, "report": report})
 
 
-def skipped(paths: list[str], on_exists: str) -> bool:
-    """Whether there is nothing to do. Looked at before the work, which is long."""
+def destinations(
+    out: str | None, report: str | None, on_exists: str
+) -> tuple[str | None, str | None, bool]:
+    """Where records and page go, without what is there and stays; whether nothing is to be done.
+
+    Looked at before the work, which is long. Raises OutputError.
+    """
     from audiossl.errors import OutputError
 
+    from .output import check_writable
+
+    paths = [path for path in (out, report) if path]
+    if len({os.path.realpath(path) for path in paths}) < len(paths):
+        raise click.UsageError(f"--out and --report are one file: {out}")
     there = [path for path in paths if os.path.exists(path)]
-    if there and on_exists == "skip":
-        click.echo(f"audiossl: {there[0]} is there already: nothing to do", err=True)
-        return True
+    kept = there if on_exists == "skip" else []
+    for path in kept:
+        click.echo(f"audiossl: {path} is there already: it stays as it is", err=True)
+    for path in paths:
+        if path not in kept:
+            check_writable(path)
     if there and on_exists == "error":
         raise OutputError(f"{there[0]} exists: --on-exists overwrite or skip, or another name")
-    for path in paths:
-        if not os.path.isdir(os.path.dirname(path) or "."):
-            raise OutputError(f"{os.path.dirname(path)}: no such folder")
-    return False
+    if out in kept and (report is None or report in kept):
+        click.echo("audiossl: nothing to do", err=True)
+        return out, report, True
+    # Records that stand in a file already do not go to stdout instead.
+    return (os.devnull if out in kept else out), (None if report in kept else report), False
 
 
 def run(

@@ -29,7 +29,10 @@ from test_contract import NASTY, SCHEMA
 from test_embedding import made
 
 from audiossl import arrays
+from audiossl.commands import output
 from audiossl.embedding import Embedder, EmbedOptions
+from audiossl.inputs import Input
+from audiossl.journal import Journal
 from audiossl.model import save_model
 
 COMMAND = Path(sys.executable).parent / "audiossl"
@@ -209,7 +212,60 @@ def test_a_folder_gets_one_file_an_input(
     assert done.code == 3
     assert (out / "00000.npy").exists()
     assert not (out / "broken.npy").exists()
-    assert not list(out.glob(".*")), "no journal is left"
+    assert [path.name for path in out.glob(".*")] == [".audiossl.npy.settings"], "no journal"
+
+
+def test_a_folder_is_not_gone_on_with_by_other_settings(
+    embed: Callable[..., Done], clips: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    files, as_npy = (clips / "crow.wav", clips / "rain.ogg"), ("-f", "npy", "-o", f"{out}/")
+    assert embed(files[0], *as_npy).code == 0
+    for other in (["--dtype", "float16"], ["--tokens"], ["--pool", "max"]):
+        done = embed(*files, *as_npy, "--resume", *other)
+        assert (done.code, done.stderr.count(b"\n")) == (2, 1)
+        assert b"other options" in done.stderr
+    assert not (out / "rain.npy").exists()
+    assert embed(*files, *as_npy, "--shard", "2/2", "--resume") == (0, b"", b"")
+    assert (out / "rain.npy").exists()
+    assert embed(*files, "-f", "csv", "-o", out, "--pool", "max").code == 0  # other files
+    assert embed(*files, "-f", "csv", "-o", out, "--pool", "max", "--resume").code == 0
+    assert embed(*files, *as_npy, "--resume").code == 0
+    assert embed(*files, *as_npy, "--tokens", "--on-exists", "overwrite").code == 0
+    assert embed(*files, *as_npy, "--tokens", "--resume").code == 2  # who knows what is old here
+    names = [".audiossl.csv.settings", ".audiossl.npy.settings"]
+    assert sorted(path.name for path in out.glob(".*")) == names
+
+
+def test_nothing_is_noted_in_a_folder_where_nothing_is_written(
+    embed: Callable[..., Done], broken: Path, tmp_path: Path
+) -> None:
+    assert embed(broken, "-f", "npy", "-o", f"{tmp_path}/out/").code == 4
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_index_in_the_way_is_not_overwritten_unasked(
+    embed: Callable[..., Done], clips: Path, tmp_path: Path
+) -> None:
+    out, beside = tmp_path / "z.npy", tmp_path / "z.npy.csv"
+    beside.write_text("precious")
+    for on_exists in ("error", "skip"):
+        done = embed(clips / "crow.wav", "-o", out, "--on-exists", on_exists)
+        assert done.code == 6
+        assert b"z.npy.csv exists: --on-exists" in done.stderr
+    beside.rename(tmp_path / "crow.npy.csv")
+    for on_exists in ("error", "skip"):
+        args = ("-f", "npy", "-o", tmp_path, "--on-exists", on_exists)
+        done = embed(clips / "crow.wav", *args)
+        assert done.code == 4
+        assert b"exists: " + os.fsencode(tmp_path / "crow.npy.csv") + b" exists" in done.stderr
+    assert (tmp_path / "crow.npy.csv").read_text() == "precious"
+    assert not list(tmp_path.glob("*.npy"))
+    assert embed(clips / "crow.wav", *args[:-1], "overwrite").code == 0
+    assert rows(tmp_path / "crow.npy")[1] == [str(clips / "crow.wav")]
+    assert embed(clips / "crow.wav", "-o", out).code == 0
+    out.unlink()  # as after a kill between the two
+    assert embed(clips / "crow.wav", "-o", out, "--on-exists", "overwrite").code == 0
 
 
 # Exit codes
@@ -283,9 +339,36 @@ def test_exit_4_all_failed_or_nothing_to_do(
         done = embed(*args)
         assert done.code == 4
         assert done.stderr.count(b"\n") == 1
-    out = tmp_path / "out.npz"
-    assert embed(broken, "-o", out).code == 4
-    assert rows(out)[0].shape == (0, 16)
+
+
+@pytest.mark.parametrize("format_", ["npz", "jsonl"])
+def test_exit_4_writes_nothing(
+    embed: Callable[..., Done], clips: Path, broken: Path, tmp_path: Path, format_: str
+) -> None:
+    """Where nothing came out, good results of another day stay as they are."""
+    out, typo = tmp_path / f"out.{format_}", tmp_path / "typo*.wav"
+    for inputs in ([broken], [typo], []):
+        assert embed(*inputs, "-o", out).code == 4
+        assert not out.exists()
+    assert embed(clips / "crow.wav", "-o", out).code == 0
+    good = out.read_bytes()
+    for inputs in ([broken], [typo], [], [broken, typo]):
+        assert embed(*inputs, "-o", out, "--on-exists", "overwrite").code == 4
+        assert out.read_bytes() == good
+    shutil.copy(clips / "rain.ogg", broken)  # the last call's failures can be tried again
+    done = embed(broken, clips / "crow.wav", "-o", out, "--resume")
+    assert done == (0, b"", b"")
+    assert out.read_bytes() != good
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_exit_4_with_what_was_read_before_the_damage(
+    embed: Callable[..., Done], clips: Path, tmp_path: Path
+) -> None:
+    torn, out = tmp_path / "torn.wav", tmp_path / "out.npz"
+    torn.write_bytes((clips / "clock.wav").read_bytes()[:40_000])
+    assert embed(torn, "--hop", "1", "--window", "1", "-o", out).code == 4
+    assert len(rows(out)[0]) == 2
 
 
 def test_exit_5_no_such_model(embed: Callable[..., Done], clips: Path) -> None:
@@ -383,6 +466,58 @@ def test_more_machines_than_inputs_are_no_error(
     out = tmp_path / "x.npz"
     assert embed(clips / "crow.wav", "--shard", "2/5", "-o", out) == (0, b"", b"")
     assert rows(out)[0].shape == (0, 16)
+
+
+# Several runs at once
+
+
+def test_a_second_run_into_the_same_file_is_refused(
+    embed: Callable[..., Done], clips: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "same.npz"
+    with Journal(output.journal_of(out), {}, resume=False):
+        done = embed(clips / "crow.wav", "-o", out)
+        assert (done.code, done.stdout) == (6, b"")
+        assert done.stderr.endswith(b"another run writes here\n")
+        assert not out.exists()
+    assert embed(clips / "crow.wav", "-o", out).code == 0
+
+
+def test_runs_at_once_into_one_folder_keep_their_records_apart(
+    embed: Callable[..., Done], embedder: Embedder, clips: Path, tmp_path: Path
+) -> None:
+    """Three shards, each in the middle of an input when the next begins one."""
+    files = [clips / name for name in ("crow.wav", "speech.flac", "clock.wav")]
+    items = [Input(file.name, str(file), file.name) for file in files]
+    writer = arrays.formats(16, "float32")["npz"]
+    sinks = [output.FolderSink(tmp_path / "fold", writer, "error", False, {}) for _ in items]
+
+    def work(k: int) -> Iterator[dict[str, Any]]:
+        first, *rest = embedder.embed(items[k].path, items[k].name, EmbedOptions(tokens=True))
+        yield first.to_row()
+        if k + 1 < len(items):
+            assert sinks[k + 1].file(items[k + 1], work(k + 1))
+        yield from (record.to_row() for record in rest)
+
+    assert sinks[0].file(items[0], work(0))
+    for item in items:
+        got, names, _ = rows((tmp_path / "fold" / item.name).with_suffix(".npz"))
+        expected = embedder.embed(item.path, options=EmbedOptions(tokens=True))
+        np.testing.assert_array_equal(got, [record.embedding for record in expected])
+        assert set(names) == {item.name}
+    assert not list((tmp_path / "fold").glob("*.journal"))
+
+
+def test_nothing_is_left_in_a_folder_by_an_interruption(tmp_path: Path) -> None:
+    def interrupted() -> Iterator[dict[str, Any]]:
+        yield {"file": "a.wav", "start": 0.0, "end": 1.0, "embedding": np.zeros(16), "model": "m"}
+        raise KeyboardInterrupt
+
+    writer = arrays.formats(16, "float32")["npz"]
+    sink = output.FolderSink(tmp_path, writer, "error", False, {})
+    with pytest.raises(KeyboardInterrupt):
+        sink.file(Input("a.wav", "a.wav", "a.wav"), interrupted())
+    assert not list(tmp_path.iterdir())
 
 
 # Kill and resume

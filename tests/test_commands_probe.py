@@ -149,8 +149,57 @@ def test_a_file_gets_it_whole_and_is_not_overwritten_unasked(
     assert out.read_bytes() == text
     assert page.read_text().startswith("<!doctype html>")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "report.html"]
-    assert run("-o", tmp_path / "no" / "out.csv")[0] == 6
     assert run("-f", "table", "-o", tmp_path / "out.txt")[0] == 2
+
+
+def test_skip_makes_what_is_missing(run: Callable[..., Answer], tmp_path: Path) -> None:
+    out, page = tmp_path / "out.csv", tmp_path / "report.html"
+    args = ("-p", "knn", "-f", "csv", "--report", page, "--on-exists", "skip")
+    page.write_text("old")
+    code, said, err = run(*args, "-o", out)
+    assert (code, said) == (0, b"")
+    assert err == f"audiossl: {page} is there already: it stays as it is\n"
+    assert page.read_text() == "old"
+    text = out.read_bytes()
+    assert text.startswith(b"data,probe,shots,metric")
+    assert run(*args)[1] == text  # stdout is never there already
+    page.unlink()
+    out.write_text("old")
+    assert run(*args, "-o", out)[:2] == (0, b"")
+    assert out.read_text() == "old"
+    assert page.read_text().startswith("<!doctype html>")
+    code, said, err = run(*args, "-o", out)
+    assert (code, said) == (0, b"")
+    assert err.endswith("audiossl: nothing to do\n")
+
+
+@pytest.mark.parametrize("option", ["--out", "--report"])
+def test_where_nothing_can_be_written_is_told_before_the_work(
+    run: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setattr(probe, "read_data", lambda *_: pytest.fail("the work has begun"))
+    for path, says in (
+        (tmp_path, "it is a folder"),
+        (tmp_path / "no" / "x.csv", "no: no such folder"),
+        (Path("/proc/x.csv"), "cannot write /proc/x.csv: "),
+    ):
+        if path.parent.name != "proc" or path.parent.exists():
+            code, _, err = run(option, path, "-f", "csv", "--on-exists", "overwrite")
+            assert code == 6
+            assert says in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_records_and_page_are_two_files(
+    run: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.html").symlink_to("x.html")
+    for other in ("x.html", "./x.html", tmp_path / "x.html", "link.html"):
+        code, out, err = run("-o", "x.html", "--report", other, "--on-exists", "overwrite")
+        assert (code, out) == (2, b"")
+        assert "--out and --report are one file: x.html" in err
+    assert not (tmp_path / "x.html").exists()
 
 
 def test_bad_files_are_records_and_exit_3(
@@ -170,10 +219,13 @@ def test_bad_files_are_records_and_exit_3(
     assert "03.wav" in (tmp_path / "r.html").read_text()
     for path in (tmp_path / "clips").glob("*.wav"):
         path.write_text("no sound")
-    code, out, err = run("-p", "knn", "-f", "csv", "--report", tmp_path / "none.html", data=data)
-    assert code == 4
-    assert len(out.splitlines()) == 37
-    assert not (tmp_path / "none.html").exists()
+    args = ("-p", "knn", "-f", "csv", "--report", tmp_path / "none.html")
+    for protocol_ in ("auto", "folds"):
+        code, out, err = run(*args, "--protocol", protocol_, data=data)
+        assert code == 4
+        assert len(out.splitlines()) == 37
+        assert [err.count(f"{i:02}.wav") for i in range(36)] == [1] * 36
+        assert not (tmp_path / "none.html").exists()
 
 
 @pytest.mark.parametrize(
@@ -183,7 +235,7 @@ def test_bad_files_are_records_and_exit_3(
         (["-s", "0"], 2, "'0' is neither a number of clips nor all"),
         (["-s", "five"], 2, "'five'"),
         (["--test-fraction", "1"], 2, "test-fraction"),
-        (["--protocol", "split"], 2, "no row of the column `split` says test"),
+        (["--protocol", "split"], 2, "no clip to test (column `split`)"),
         (["--task", "several"], 2, "several"),
         (["--report", "r.html", "--map", "umap"], 2, "umap"),
         (["--device", "cuda:7"], 2, "cuda"),

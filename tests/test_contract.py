@@ -302,7 +302,7 @@ def test_a_folder_of_outputs_mirrors_the_inputs(cli: Callable, tone: Path, tmp_p
     done = cli("tag", sounds, "--format", "audacity", "--out", out)
     assert done.returncode == 0, done.stderr
     found = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
-    assert found == ["x/same.txt", "y/z/same.txt"]
+    assert found == [".audiossl.txt.settings", "x/same.txt", "y/z/same.txt"]
     again = cli("tag", sounds, "--format", "audacity", "--out", out)
     assert again.returncode == 4
     assert b"exists" in again.stderr

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,11 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sound") / "recording.wav"
     soundfile.write(path, wave, 22050, subtype="FLOAT")
     return path
+
+
+@pytest.fixture(scope="module")
+def tagger() -> Embedder:
+    return Embedder.load("tagger")
 
 
 def cuts(path: Path, window: float, hop: float) -> list[tuple[int, np.ndarray]]:
@@ -205,7 +211,7 @@ TIMES = {
 @pytest.mark.parametrize("kind", TIMES)
 @pytest.mark.parametrize("hop", [None, 0.9])
 def test_token_times_are_exact(kind: str, recording: Path, hop: float | None) -> None:
-    """Every token of every window: in its cell if that was new, cut at the window's ends."""
+    """Every token of every window: if its middle is new, cut at the window's ends."""
     model = made(kind)
     first, step, width = TIMES[kind]
     expected, covered = [], 0.0
@@ -215,10 +221,31 @@ def test_token_times_are_exact(kind: str, recording: Path, hop: float | None) ->
             left = begin + first + k * step
             if covered <= round(left + width / 2, 9) < end:
                 expected.append((max(left, begin), min(left + width, end)))
-        covered = end
+        covered = round(expected[-1][1], 9)
     got = [(place.start, place.end) for place in Embedder(model).tokens(recording, 2.0, hop)]
     np.testing.assert_allclose(got, expected, atol=1e-9)
     assert np.all(np.diff(np.mean(got, axis=1)) > 0), "each moment once"
+
+
+@pytest.mark.parametrize("hop", [None, 1.0, 0.9, 0.31, 0.1])
+@pytest.mark.parametrize("kind", ["tagger", "dscnn", "vit", "passt"])
+def test_a_timeline_of_tokens_has_no_holes(
+    kind: str, hop: float | None, recording: Path, tagger: Embedder
+) -> None:
+    """Between two tokens there is at most what one window leaves at its ends, or half a token where
+    the next window's grid lies otherwise."""
+    embedder = tagger if kind == "tagger" else Embedder(made(kind))
+    timing, frontend = embedder.model.encoder.timing, embedder.model.frontend
+    _, alone = next(embedder._by_token(recording, 2.0, 2.0))
+    left = alone[0].start + 2.0 - alone[-1].end
+    seam = (timing.hop - timing.width / 2) * frontend.hop / frontend.rate
+    got = list(embedder.tokens(recording, 2.0, hop))
+    gaps = [after.start - before.end for before, after in pairwise(got)]
+    assert max(gaps) <= max(left, seam) + 1e-6
+    half = timing.width / 2 * frontend.hop / frontend.rate
+    assert got[-1].end > 7.3 - left - half, "to the end"
+    middles = [(place.start + place.end) / 2 for place in got]
+    assert all(b >= a.end - 1e-4 for a, b in zip(got, middles[1:], strict=False)), "once"
 
 
 @pytest.mark.parametrize("strides", [[2, 2], [1, 2], [1, 1, 2, 1]])

@@ -94,3 +94,14 @@ def test_rules_go_by_the_length_of_the_recording_and_its_labels(tmp_path: Path) 
     np.testing.assert_array_equal(np.flatnonzero(fewshot.eligible(rows, "strict")), [0, 1])
     with pytest.raises(UsageError, match="lenient"):
         fewshot.eligible(rows, "leninet")
+
+
+def test_scarce_classes_are_named_with_the_least_there_are() -> None:
+    targets = np.eye(30, dtype=np.float32)[[*range(30), *range(5)]]
+    labels = [f"c{i}" for i in range(30)]
+    whole = np.arange(35)
+    assert fewshot.scarce(targets, labels, [whole, whole], 1) == ""
+    assert fewshot.scarce(targets, labels, [whole, whole[1:], whole[:30]], 1) == ""
+    assert fewshot.scarce(targets, labels, [whole, whole[:28]], 1) == "c28 (0), c29 (0)"
+    told = fewshot.scarce(targets, labels, [whole], 2)
+    assert told == ", ".join([f"c{i} (1)" for i in range(5, 25)] + ["5 more"])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from audiossl import journal as journals
 from audiossl.errors import InputError, OutputError, UsageError
 from audiossl.journal import Journal, key
 
@@ -142,3 +147,85 @@ def test_a_file_by_another_name_has_another_key(tmp_path: Path) -> None:
     file = tmp_path / "a.wav"
     file.write_bytes(b"one")
     assert key(str(file), "a.wav") != key(str(file), "./a.wav")
+
+
+# Several runs at once
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_second_run_is_refused_and_changes_nothing(tmp_path: Path, resume: bool) -> None:
+    path = tmp_path / "j"
+    with Journal(path, SETTINGS, resume=False) as journal:
+        journal.add("key0", [{"n": 0}])
+        before = path.read_bytes()
+        with pytest.raises(OutputError, match="j: another run writes here"):
+            Journal(path, SETTINGS, resume=resume)
+        assert path.read_bytes() == before
+    with Journal(path, SETTINGS, resume=True) as journal:
+        assert journal.find("key0") is not None
+
+
+def test_a_refused_journal_is_let_go(tmp_path: Path) -> None:
+    filled(tmp_path / "j")
+    with pytest.raises(UsageError) as kept:
+        Journal(tmp_path / "j", {}, resume=True)
+    Journal(tmp_path / "j", SETTINGS, resume=True).close()
+    assert kept
+
+
+def test_the_lock_ends_with_a_killed_process(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    program = (
+        "import sys, time; from pathlib import Path; from audiossl.journal import Journal;"
+        "journal = Journal(Path(sys.argv[1]), {}, False); print(flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, path], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(OutputError, match="another run"):
+            Journal(path, {}, resume=True)
+        other.kill()
+    Journal(path, {}, resume=True).close()
+
+
+def test_a_journal_removed_while_we_waited_for_it_is_not_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs would else write files of one name, of which one has no name any more."""
+    path, lock = tmp_path / "j", fcntl.flock
+    calls = []
+
+    def removed_first(file: Any, how: int) -> None:
+        calls.append(file)
+        if len(calls) == 1:
+            path.unlink()
+        lock(file, how)
+
+    monkeypatch.setattr(journals.fcntl, "flock", removed_first)
+    with Journal(path, SETTINGS, resume=False) as journal:
+        journal.add("key0", [])
+        assert len(calls) == 2
+        assert path.read_bytes().count(b"key0") == 1
+
+
+def test_a_file_system_without_locks_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_here(_file: Any, _how: int) -> None:
+        raise OSError(37, os.strerror(37))  # ENOLCK
+
+    monkeypatch.setattr(journals.fcntl, "flock", none_here)
+    filled(tmp_path / "j")
+    with Journal(tmp_path / "j", SETTINGS, resume=True) as journal:
+        assert journal.find("key2") is not None
+
+
+def test_a_run_killed_before_its_first_line_was_whole_starts_anew(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    head = filled(path)[0]
+    for torn in (b"", head[:-1], head[:9]):
+        path.write_bytes(torn)
+        with Journal(path, SETTINGS, resume=True) as journal:
+            journal.add("key0", [])
+        with Journal(path, SETTINGS, resume=True) as journal:
+            assert journal.find("key0") is not None

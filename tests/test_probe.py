@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 import types
 from dataclasses import replace
@@ -247,6 +248,100 @@ def test_bad_files_are_left_out_and_what_is_left_must_do(rows: list[Row], tmp_pa
         next(evaluation.results())
 
 
+def spoilt(rows: list[Row], places: list[int], folder: Path) -> list[Row]:
+    """The same rows, of which those at `places` cannot be read."""
+    found = list(rows)
+    for i in places:
+        found[i] = replace(rows[i], path=folder / f"bad {i}.wav")
+        found[i].path.write_text("no sound")
+    return found
+
+
+def test_bad_files_change_neither_protocol_nor_task(
+    rows: list[Row], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only the bad file has what would decide otherwise: a split, a second fold, two labels."""
+    plain = [replace(row, fold="", split="") for row in rows]
+    tested = [replace(row, split="test" if i in (4, 5) else "") for i, row in enumerate(plain)]
+    folded = [replace(row, fold="2" if i in (4, 5) else "1") for i, row in enumerate(plain)]
+    several = [replace(row, labels=LABELS[:2]) if i == 4 else row for i, row in enumerate(rows)]
+    for data, told in (
+        (tested, "no clip of split test could be read: protocol split: no clip to test"),
+        (folded, "no clip of fold 2 could be read: protocol folds: 1 to test"),
+    ):
+        with opened(convolutional(), spoilt(data, [4, 5], tmp_path), Options(), "d") as evaluation:
+            assert len(evaluation.errors) == 2
+            with pytest.raises(UsageError, match=told):
+                next(evaluation.results())
+    with opened(
+        convolutional(), spoilt(several, [4], tmp_path), Options(settings=QUICK), "d"
+    ) as evaluation:
+        assert not evaluation.single
+        assert "top1" in by_metric(next(evaluation.results()).records)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("asked", ["auto", "folds"])
+def test_a_fold_or_label_that_is_gone_is_told(
+    rows: list[Row], tmp_path: Path, caplog: pytest.LogCaptureFixture, asked: str
+) -> None:
+    gone = [i for i, row in enumerate(rows) if row.fold == "2"]
+    marked = [replace(row, labels=("rare",)) if i == gone[0] else row for i, row in enumerate(rows)]
+    options = Options(probes=("knn",), protocol=asked)
+    with opened(convolutional(), spoilt(marked, gone, tmp_path), options, "d") as evaluation:
+        (result,) = evaluation.results()
+    assert (result.records[0].folds, result.records[0].protocol) == (3, "folds")
+    (said,) = [record.message for record in caplog.records]
+    assert said == "warning: no clip of fold 2, label rare could be read: the rest is evaluated"
+
+
+def test_all_files_bad_is_told_file_by_file(rows: list[Row], tmp_path: Path) -> None:
+    split = [replace(row, split="test" if i // 2 % 3 else "train") for i, row in enumerate(rows)]
+    bad = spoilt(split, list(range(36)), tmp_path)
+    for asked in ("auto", "folds", "split", "holdout"):
+        with opened(convolutional(), bad, Options(protocol=asked), "d") as evaluation:
+            assert len(evaluation.errors) == 36
+            with pytest.raises(UsageError, match="d: none of its 36 clips could be read"):
+                next(evaluation.results())
+
+
+@pytest.mark.parametrize("protocol", ["folds", "holdout"])
+def test_classes_with_few_clips_are_told_once(
+    caplog: pytest.LogCaptureFixture, protocol: str
+) -> None:
+    """Of the third class there are four clips, of which one is tested."""
+    rows = [row for row in names(48, fold="12345678") if row.labels != ("c",) or row.number < 12]
+    assert [sum(row.labels == (label,) for row in rows) for label in "abc"] == [16, 16, 4]
+    options: dict = {"protocol": protocol, "probes": ("knn", "ridge"), "settings": QUICK}
+    list(made_up(rows, **options).results())
+    list(made_up(rows, shots=(1, 3, None), **options).results())
+    assert not caplog.text
+    list(made_up(rows, shots=(1, 4, None), **options).results())
+    (said,) = [record.message for record in caplog.records]
+    assert said == "warning: fewer than 4 clips to train on in some division: c (3)"
+
+
+def test_classes_that_no_rule_allows_or_no_fold_trains_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = write_clips(tmp_path, 36)
+    long = tmp_path / "long.wav"
+    soundfile.write(long, np.zeros(6 * 8000), 8000)
+    for i, row in enumerate(rows):
+        if row.labels == ("tone",):
+            rows[i] = replace(row, path=long.with_name(f"long {i}.wav"))
+            shutil.copy(long, rows[i].path)
+    made = made_up(rows, shots=(2,), rule="strict", probes=("knn",))
+    next(made.results())
+    assert caplog.messages == [
+        "warning: fewer than 2 clips to train on (rule strict) in some division: tone (0)"
+    ]
+    caplog.clear()
+    single = [replace(row, fold="1") if row.labels == ("tone",) else row for row in rows]
+    next(made_up(single, probes=("knn",)).results())
+    assert caplog.messages == ["warning: no clip to train on in some division: tone (0)"]
+
+
 def test_what_cannot_work_is_said_before_any_file_is_read() -> None:
     missing = [Row(Path(f"/no/{i}.wav"), labels=("a",), fold=str(i)) for i in range(3)]
     for options, message in (
@@ -260,7 +355,7 @@ def test_what_cannot_work_is_said_before_any_file_is_read() -> None:
             pass
     two = [replace(row, labels=("ab"[i % 2],)) for i, row in enumerate(missing)]
     for options, message in (
-        ({"protocol": "split"}, "says test"),
+        ({"protocol": "split"}, "no clip to test"),
         ({"task": "several"}, "task"),
         ({"rule": "strict", "shots": (1,)}, "short enough"),
         ({"rule": "loose", "shots": (1,)}, "rule 'loose'"),

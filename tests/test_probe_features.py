@@ -13,12 +13,14 @@ import soundfile
 import torch
 from probe_clips import RATE, convolutional, transformer
 
+import audiossl
 from audiossl import audio, models
 from audiossl.data.manifest import Row
 from audiossl.errors import InputError, OutputError
 from audiossl.evaluate import features
 from audiossl.evaluate.features import Extractor, extract
 from audiossl.model import Model
+from audiossl.sources import unreadable
 
 pytest_plugins = ("probe_clips",)
 
@@ -180,7 +182,7 @@ class Counting(Extractor):
 
 
 def test_kept_features_are_taken_again_until_something_changes(
-    model: Model, rows: list[Row], tmp_path: Path
+    model: Model, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copies = []
     for row in rows[:4]:
@@ -199,6 +201,10 @@ def test_kept_features_are_taken_again_until_something_changes(
     assert first == 4
     assert windows() == 0
     assert windows(digest="b") == 4
+    with monkeypatch.context() as patch:
+        patch.setattr(audiossl, "__version__", "99.0")
+        assert windows() == 4
+    assert windows() == 0
     assert windows(window=0.25) == 8
     assert windows(kind="tokens") == 4
     assert windows(rows=copies[:3]) == 3
@@ -209,16 +215,93 @@ def test_kept_features_are_taken_again_until_something_changes(
     assert not [path for path in cache.iterdir() if path.name.startswith(".")]
 
 
-def test_errors_are_kept_with_the_features(model: Model, rows: list[Row], tmp_path: Path) -> None:
-    (tmp_path / "bad.wav").write_text("no sound")
+def test_errors_of_content_are_kept_with_the_features(
+    model: Model, rows: list[Row], tmp_path: Path
+) -> None:
+    whole = rows[1].path.read_bytes()
+    (tmp_path / "bad.wav").write_bytes(whole[: len(whole) // 2])
     mixed = [rows[0], Row(tmp_path / "bad.wav")]
     first = extract(Extractor(model), mixed, "a", tmp_path)
-    again = extract(Extractor(model), mixed, "a", tmp_path)
+    Counting.seen = 0
+    again = extract(Counting(model), mixed, "a", tmp_path)
+    assert Counting.seen == 0
     assert isinstance(again.errors[1], InputError)
     assert (again.errors[1].code, again.errors[1].message) == (
         first.errors[1].code,
         first.errors[1].message,
     )
+
+
+@pytest.mark.parametrize("kind", features.KINDS)
+def test_an_error_that_may_pass_is_not_kept(
+    model: Model, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Nothing about the file changes when it may be read again, the disk is back, ..."""
+    copy = Path(shutil.copy(rows[1].path, tmp_path))
+    mixed, cache = [rows[0], Row(copy), rows[2]], tmp_path / "cache"
+    opened = features.open_clip
+
+    def refused(row: Row):
+        if row.path == copy:
+            raise unreadable(PermissionError(13, "Permission denied"))
+        return opened(row)
+
+    for _ in range(2):
+        monkeypatch.setattr(features, "open_clip", refused)
+        found = extract(Extractor(model, kind), mixed, "a", cache)
+        assert {place: error.code for place, error in found.errors.items()} == {1: "unreadable"}
+        assert not list(cache.iterdir())
+    good = extract(Extractor(model, kind), [rows[0], rows[2]], "", tmp_path / "other")
+    if kind == "pooled":
+        np.testing.assert_allclose(found.pooled, good.pooled, atol=1e-5)
+    else:
+        assert found.tokens is not None
+        assert good.tokens is not None
+        for place in range(2):
+            ours, theirs = found.tokens.patches(place), good.tokens.patches(place)
+            assert torch.allclose(ours, theirs, atol=4e-3)
+    monkeypatch.setattr(features, "open_clip", opened)
+    assert extract(Extractor(model, kind), mixed, "a", cache).errors == {}
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_a_file_that_comes_or_goes_is_read_again(
+    model: Model, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, cache = tmp_path / "copy.wav", tmp_path / "cache"
+    mixed = [rows[0], Row(copy)]
+    assert extract(Extractor(model), mixed, "a", cache).errors[1].code == "missing"
+    assert len(list(cache.iterdir())) == 1  # it is known that it was not there
+    shutil.copy(rows[1].path, copy)
+    opened = features.open_clip
+
+    def unplugged(row: Row):
+        if row.path == copy:
+            copy.rename(tmp_path / "away.wav")
+        return opened(row)
+
+    monkeypatch.setattr(features, "open_clip", unplugged)
+    assert extract(Extractor(model), mixed, "a", cache).errors[1].code == "missing"
+    assert len(list(cache.iterdir())) == 1
+    monkeypatch.setattr(features, "open_clip", opened)
+    (tmp_path / "away.wav").rename(copy)
+    assert extract(Extractor(model), mixed, "a", cache).errors == {}
+
+
+def test_a_decoder_that_is_installed_is_asked(
+    model: Model, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = set()
+    for version in ("15.0", "16.0"):
+        monkeypatch.setattr(features.metadata, "version", lambda _name, found=version: found)
+        keys.add(features._key(Extractor(model), rows, "a"))
+
+    def missing(name: str) -> str:
+        raise features.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(features.metadata, "version", missing)
+    keys.add(features._key(Extractor(model), rows, "a"))
+    assert len(keys) == 3
 
 
 def test_damaged_features_and_places_that_cannot_be_written_say_so(

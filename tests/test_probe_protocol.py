@@ -66,9 +66,11 @@ def test_the_data_decide_what_is_tested() -> None:
     assert protocol.choose(halved) == "split"
     assert protocol.choose(halved, "folds") == "folds"
     with pytest.raises(UsageError, match="two are needed"):
-        protocol.choose(plain, "folds")
-    with pytest.raises(UsageError, match="says test"):
-        protocol.choose(folded, "split")
+        protocol.check(plain, "folds")
+    with pytest.raises(UsageError, match="no clip to test"):
+        protocol.check(folded, "split")
+    protocol.check(folded, "folds")
+    protocol.check(halved, "split")
     with pytest.raises(UsageError, match="one of auto"):
         protocol.choose(folded, "fold")
     names = [split.name for split in protocol.splits(folded, "folds", 0.2, 0)]

@@ -8,6 +8,7 @@ needs all of them at once.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -17,14 +18,17 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import soundfile
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+import audiossl
 from audiossl import audio, batch
 from audiossl.data.clip import open_clip
 from audiossl.data.manifest import Row
@@ -39,6 +43,12 @@ POOLED, ERRORS = "pooled.npy", "errors.json"
 AHEAD = 2  # batches that may be under way, a worker
 LARGEST = 65504.0  # of float16
 VERSION = 1  # of what is kept on disk
+# Errors that stay as long as what `_key` knows: files and decoders. Others, such as of permissions
+# or of a disk that fails, pass.
+LASTING = {
+    *("corrupt", "truncated", "empty", "short", "not-finite", "limits"),
+    *("missing", "not-a-file", "unsupported"),
+}
 
 Errors = dict[int, InputError]
 
@@ -210,17 +220,23 @@ class Features:
 def extract(extractor: Extractor, rows: Sequence[Row], digest: str, folder: Path) -> Features:
     """Features of `rows`, kept in `folder`, and taken from there when they are there already.
 
-    digest: of the model's weights; with it the files' names, sizes and dates and the windows decide
-    what is the same. Raises OutputError.
+    digest: of the model's weights; with it the files' names, sizes and dates, the windows, decoders
+    and our version decide what is the same. Where a file changed meanwhile, or has an error that
+    may pass, nothing is kept. Raises OutputError.
     """
-    place = folder / f"{extractor.kind}-{_key(extractor, rows, digest)}"
+    key = _key(extractor, rows, digest)
+    place = folder / f"{extractor.kind}-{key}"
     try:
         if not place.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder, prefix=".") as made:
-                _write(extractor, rows, Path(made, "whole"))
+                whole = Path(made, "whole")
+                _write(extractor, rows, whole)
+                codes = {error.code for error in extractor.errors.values()}
+                if codes - LASTING or _key(extractor, rows, digest) != key:
+                    return load(whole, len(rows))  # what is mapped outlives its name
                 if not place.is_dir():  # another process may have been faster
-                    os.rename(Path(made, "whole"), place)
+                    os.rename(whole, place)
     except OSError as error:
         reason = error.strerror or error
         raise OutputError(f"cannot keep features in {folder}: {reason}") from error
@@ -270,7 +286,10 @@ def _write_pooled(extractor: Extractor, rows: Sequence[Row], folder: Path) -> No
 
 
 def _key(extractor: Extractor, rows: Sequence[Row], digest: str) -> str:
-    facts: list[object] = [VERSION, digest, extractor.window, extractor.batch_size]
+    facts: list[object] = [VERSION, audiossl.__version__, digest]
+    facts += [extractor.window, extractor.batch_size, soundfile.__libsndfile_version__]
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        facts.append(metadata.version("av"))
     for row in rows:
         try:
             status = os.stat(row.path)

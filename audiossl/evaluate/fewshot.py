@@ -22,6 +22,7 @@ RULES = ("any", "lenient", "strict")
 SECONDARY = "ebird_code_secondary"  # BirdSet's column of further birds in a recording
 LENIENT_SECONDS, STRICT_SECONDS = 20.0, 5.0
 ROUNDING = 1e-3  # seconds: encoders pad
+NAMED = 20  # classes in a warning
 
 Index = NDArray[np.int64]
 
@@ -69,6 +70,21 @@ def draw(
         members = rng.permutation(allowed[targets[allowed, column] > 0])
         chosen.update(int(place) for place in _recordings_first(members, recordings)[:shots])
     return np.array(sorted(chosen), np.int64)
+
+
+def scarce(
+    targets: NDArray[np.float32], labels: Sequence[str], sides: Sequence[Index], wanted: int
+) -> str:
+    """Classes of which some training side has fewer than `wanted` clips: `dog (3), cat (0)`, with
+    the least there are.
+
+    targets: (clips, classes); sides: places of clips.
+    """
+    least = np.min([(targets[side] > 0).sum(axis=0) for side in sides], axis=0)
+    found = zip(labels, least, strict=True)
+    names = [f"{label} ({count})" for label, count in found if count < wanted]
+    more = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
+    return ", ".join(names[:NAMED] + more)
 
 
 def _recordings_first(members: Index, recordings: Index) -> Index:

@@ -15,7 +15,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,9 @@ class Evaluation:
     """Rows that could be read and their features; `results` fits and scores the probes.
 
     data, model: their names in the records. pooled: (rows, dim), tokens: of as many clips; None
-    where no probe needs them. errors: rows that could not be read, and why. jobs: probes fitted at
-    once; they change no result.
+    where no probe needs them. errors: rows that could not be read, and why: what is tested and the
+    task are decided with them, before, and `options` say both. jobs: probes fitted at once; they
+    change no result.
     """
 
     data: str
@@ -128,6 +129,8 @@ class Evaluation:
 
     def check(self) -> None:
         """Find what is wrong with rows and options before any work. Raises UsageError."""
+        if self.errors:
+            self._check_lost()
         count = len(self.labels)
         if count < 2:
             raise UsageError(f"{self.data}: {count} labels in its rows, a probe needs two")
@@ -137,10 +140,28 @@ class Evaluation:
         if {None} != set(self.options.shots) and not self.allowed.any():
             raise UsageError(f"rule {self.options.rule}: no recording is short enough")
 
+    def _check_lost(self) -> None:
+        """What is gone with the files that could not be read. Raises UsageError when that is too
+        much for what was to be tested."""
+        if not self.rows:
+            raise UsageError(f"{self.data}: none of its {len(self.errors)} clips could be read")
+        lost = protocol.lost([row for row, _ in self.errors], self.rows, self.protocol)
+        if not lost:
+            return
+        names = ", ".join(lost)
+        try:
+            if len(self.labels) < 2:
+                raise UsageError(f"{len(self.labels)} labels are left, a probe needs two")
+            self._splits(seed=1)
+        except UsageError as error:
+            raise UsageError(f"{self.data}: no clip of {names} could be read: {error}") from None
+        log.warning("warning: no clip of %s could be read: the rest is evaluated", names)
+
     def results(self) -> Iterator[Result]:
         """One a probe and number of shots, as soon as it is done. Raises UsageError."""
         if self.errors:
             self.check()  # again, with the rows that are left
+        self._tell_scarce()
         for name in self.options.probes:
             for shots in self.options.shots:
                 units = self._units(name, shots)
@@ -149,10 +170,25 @@ class Evaluation:
     def _splits(self, seed: int) -> list[Split]:
         return protocol.splits(self.rows, self.protocol, self.options.fraction, seed)
 
-    def _units(self, name: str, shots: int | None) -> list[Unit]:
+    def _plan(self, shots: int | None) -> list[tuple[int, Split]]:
         chance = shots is not None or self.protocol == "holdout"
         seeds = range(1, 1 + (self.options.seeds or (SEEDS if chance else 1)))
-        plan = [(seed, split) for seed in seeds for split in self._splits(seed)]
+        return [(seed, split) for seed in seeds for split in self._splits(seed)]
+
+    def _tell_scarce(self) -> None:
+        """Which classes have fewer clips to train on than are asked for."""
+        wanted = max(shots or 1 for shots in self.options.shots)
+        sides = [split.train for _, split in self._plan(wanted)]
+        rule = ""
+        if {None} != set(self.options.shots):
+            sides = [train[self.allowed[train]] for train in sides]
+            rule = "" if self.options.rule == "any" else f" (rule {self.options.rule})"
+        if told := fewshot.scarce(self.targets, self.labels, sides, wanted):
+            amount = f"fewer than {wanted} clips" if wanted > 1 else "no clip"
+            log.warning("warning: %s to train on%s in some division: %s", amount, rule, told)
+
+    def _units(self, name: str, shots: int | None) -> list[Unit]:
+        plan = self._plan(shots)
         amount = "all clips" if shots is None else f"{shots} a class"
         if shots is not None:
             _ = self.allowed  # once, before there are threads
@@ -292,7 +328,11 @@ def opened(
     also when no probe needs them (a report draws them). Raises UsageError when rows and options do
     not go together, before any file is read, and OutputError.
     """
-    Evaluation(data, model.config.name, rows, options).check()
+    whole = Evaluation(data, model.config.name, rows, options)
+    whole.check()
+    # Decided by all rows: files that cannot be read must not change what is measured.
+    task = "single" if whole.single else "multi"
+    options = replace(options, protocol=whole.protocol, task=task)
     kinds = {probes.load(name).NEEDS for name in options.probes} | ({"pooled"} if pooled else set())
     with contextlib.ExitStack() as stack:
         if cache is None or not digest:

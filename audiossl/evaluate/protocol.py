@@ -40,19 +40,42 @@ def choose(rows: Sequence[Row], protocol: str = "auto") -> str:
     """The protocol itself, or of "auto": what the data bring with them.
 
     A test split comes first, then two or more folds, else groups are held out. Raises UsageError
-    when the rows lack what the protocol needs.
+    on an unknown name.
     """
-    folds = {row.fold for row in rows} - {""}
-    tests = any(row.split == "test" for row in rows)
     if protocol == "auto":
-        return "split" if tests else "folds" if len(folds) > 1 else "holdout"
-    if protocol == "folds" and len(folds) < 2:
-        raise UsageError(f"protocol folds: the column `fold` names {len(folds)}, two are needed")
-    if protocol == "split" and not tests:
-        raise UsageError("protocol split: no row of the column `split` says test")
+        tests = any(row.split == "test" for row in rows)
+        return "split" if tests else "folds" if len(fold_names(rows)) > 1 else "holdout"
     if protocol not in PROTOCOLS:
         raise UsageError(f"protocol {protocol!r}: one of auto, {', '.join(PROTOCOLS)}")
     return protocol
+
+
+def check(rows: Sequence[Row], protocol: str) -> None:
+    """Raise UsageError when the rows lack what the protocol needs."""
+    folds = len(fold_names(rows))
+    if protocol == "folds" and folds < 2:
+        raise UsageError(f"protocol folds: {folds} to test (column `fold`), two are needed")
+    if protocol == "split" and not any(row.split == "test" for row in rows):
+        raise UsageError("protocol split: no clip to test (column `split`)")
+
+
+def fold_names(rows: Sequence[Row]) -> list[str]:
+    """The folds that rows are of, sorted."""
+    return sorted({row.fold for row in rows} - {""})
+
+
+def lost(gone: Sequence[Row], left: Sequence[Row], protocol: str) -> list[str]:
+    """Labels, folds and sides of the split that only rows in `gone` have, in words."""
+
+    def parts(rows: Sequence[Row]) -> set[str]:
+        found = {f"label {label}" for row in rows for label in row.labels}
+        if protocol == "folds":
+            found |= {f"fold {name}" for name in fold_names(rows)}
+        if protocol == "split":
+            found |= {f"split {row.split or 'train'}" for row in rows}
+        return found
+
+    return sorted(parts(gone) - parts(left))
 
 
 def splits(rows: Sequence[Row], protocol: str, fraction: float, seed: int) -> list[Split]:
@@ -60,13 +83,17 @@ def splits(rows: Sequence[Row], protocol: str, fraction: float, seed: int) -> li
 
     folds: each is tested once, rows without a fold always train. split: as the column says, an
     empty cell trains. holdout: `fraction` of the groups of each label are tested, drawn at random,
-    rare labels first. Raises UsageError when a side is empty.
+    rare labels first. Raises UsageError when the rows lack what the protocol needs, or a side is
+    empty.
     """
+    check(rows, protocol)
     groups = group_numbers(rows)
     if protocol == "folds":
         folds = np.array([row.fold for row in rows])
-        names = sorted(set(folds) - {""})
-        found = [_split(f"fold {name}", groups, folds != name, folds == name) for name in names]
+        found = [
+            _split(f"fold {name}", groups, folds != name, folds == name)
+            for name in fold_names(rows)
+        ]
     elif protocol == "split":
         parts = np.array([row.split or "train" for row in rows])
         found = [_split("test", groups, parts == "train", parts == "test", parts == "valid")]
