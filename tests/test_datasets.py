@@ -160,11 +160,11 @@ def test_folds_of_a_set_whose_sources_cross(data: Path) -> None:
 
 def test_every_recipe_of_a_set_loads_and_its_folds_exist(data: Path) -> None:
     for make in (minisets.esc50, minisets.urbansound8k, minisets.fsd50k, minisets.audioset,
-                 minisets.speech_commands):  # fmt: skip
+                 minisets.speech_commands, minisets.fsdd, minisets.nsynth):  # fmt: skip
         make(data)
     minisets.speech_commands(data, 1)
     names = [name for name in recipe.names() if name.startswith("finetune/")]
-    assert len(names) == 8
+    assert len(names) == 10
     for name in names:
         loaded = recipe.load(name)
         assert loaded.data.dataset in datasets.names()
