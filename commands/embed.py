@@ -18,12 +18,10 @@ FORMATS = ["table", "jsonl", "json", "csv", *ARRAYS]
 @click.command()
 @options.inputs
 @options.model
-@click.option(
-    "--window", type=click.FloatRange(0.05), metavar="SECONDS", help="Length of a window."
-)
+@click.option("--window", type=options.Finite(0.05), metavar="SECONDS", help="Length of a window.")
 @click.option(
     "--hop",
-    type=click.FloatRange(0.01),
+    type=options.Finite(0.01),
     metavar="SECONDS",
     help="A timeline: one record a window, a window every so often.",
 )

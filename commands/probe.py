@@ -59,7 +59,7 @@ what = options.chain(
                  default="auto", show_default=True, help="What is tested: each fold in turn, the"
                  " test split, or groups drawn at random."),
     click.option("--test-fraction", "fraction", default=0.2, show_default=True,
-                 type=click.FloatRange(0, 1, min_open=True, max_open=True),
+                 type=options.Finite(0, 1, min_open=True, max_open=True),
                  help="Share of the groups in a holdout."),
     click.option("--task", type=click.Choice(["auto", "single", "multi"]), default="auto",
                  show_default=True, help="One label a clip or any number; auto: as the data are."),
@@ -68,7 +68,7 @@ what = options.chain(
 )  # fmt: skip
 
 settings = options.chain(
-    click.option("--l2", type=click.FloatRange(0, min_open=True), metavar="X",
+    click.option("--l2", type=options.Finite(0, min_open=True), metavar="X",
                  help="Strength for linear and ridge.  [default: chosen on training clips]"),
     click.option("--k", type=click.IntRange(1), default=10, show_default=True,
                  help="Neighbours for knn."),

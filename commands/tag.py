@@ -33,7 +33,7 @@ FORMATS = ["table", "jsonl", "json", "csv", "tsv", "audacity", "raven", "textgri
 @click.option("--top-k", type=click.IntRange(1), default=5, show_default=True, help="Labels.")
 @click.option(
     "--threshold",
-    type=click.FloatRange(0, 1),
+    type=options.Finite(0, 1),
     default=0.5,
     show_default=True,
     help="Leave out labels with a lower score.",
@@ -44,12 +44,10 @@ FORMATS = ["table", "jsonl", "json", "csv", "tsv", "audacity", "raven", "textgri
     metavar="NAME[;NAME...]",
     help="Only these; a group takes its members.",
 )
-@click.option(
-    "--window", type=click.FloatRange(0.05), metavar="SECONDS", help="Length of a window."
-)
+@click.option("--window", type=options.Finite(0.05), metavar="SECONDS", help="Length of a window.")
 @click.option(
     "--hop",
-    type=click.FloatRange(0.01),
+    type=options.Finite(0.01),
     metavar="SECONDS",
     help="A timeline: one record a window, a window every so often.",
 )

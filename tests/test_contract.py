@@ -85,6 +85,7 @@ def test_exit_0_and_valid_records(cli: Callable, tone: Path) -> None:
         (["tag", "x.wav", "--labels", "Dgo"], "Dog"),
         (["tag", "x.wav", "--device", "cuda:7"], "cuda"),
         (["tag", "x.wav", "--resume"], "--out"),
+        (["tag", "x.wav", "--window", "nan"], "not a finite number"),
         (["tag", "x.wav", "--rate", "8000"], "--input-format raw"),
         (["tag", "-", "--input-format", "raw"], "--rate"),
         (["tag", "a.wav", "b.wav", "--format", "audacity"], "--out"),
