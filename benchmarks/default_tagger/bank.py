@@ -27,7 +27,7 @@ from teacher import FRAMES, HOP, Yamnet
 
 SAMPLES = 383 * 160 + 400  # of a segment: 384 frames
 STARTS = list(range(0, 384 - FRAMES + 1, HOP))
-MIXTURES = {"other": 14_000, "held_out": 400, "esc10": 2_600, "urbansound8k": 4_400, "notes": 500}
+MIXTURES = {"other": 14_000, "held_out": 400, "esc10": 1_700, "urbansound8k": 2_200, "notes": 500}
 CHUNK = 40  # segments that a process makes at a time
 
 

@@ -142,8 +142,7 @@ def _limits(numbers: dict[str, Any]) -> list[str]:
         "UrbanSound8K stays below YAMNet's probe: jackhammers are taken for idling engines, car"
         " horns for music. These means may be a little high: the strength of the head's"
         " penalty and the number of copies of the formulas in its table were chosen with a look at"
-        " the test folds of splits 1 and 2, and that the average of both encoders helps was seen in"
-        " an earlier trial on all four. Labels were learned from a few thousand clips: rare"
+        " the test folds of splits 1 and 2. Labels were learned from a few thousand clips: rare"
         " recordings of a known sound will be missed, and single instruments in a full mix mostly"
         " are. Not for safety or surveillance.",
         "",

@@ -1,13 +1,8 @@
-"""Average two encoders and fit the head anew: one L2-regularised logistic regression a label.
+"""Fit the head anew on the finished encoder: one L2-regularised logistic regression a label.
 
-The last step of training. The encoder that has learned the labels is averaged, weight by weight,
-with the distilled one it started from: it then keeps more of what it knew of sounds that no label
-was given for (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903, with 0.5, the mixing coefficient
-that the paper recommends where none can be chosen; an earlier trial of it was looked at on test
-folds, where it gave 0.3 and 1.2 points).
-Then the head: stochastic updates of 48 thousand head weights from a few hundred clips a class stay
-far from the optimum, which a quasi-Newton method finds in seconds: over the rows of the training
-table, embeddings standardised,
+The last step of training. Stochastic updates of 48 thousand head weights from a few hundred clips a
+class stay far from the optimum, which a quasi-Newton method finds in seconds: over the rows of the
+training table, embeddings standardised,
 
     minimise  mean over rows of sum over known labels of BCE(w x + b, target)  +  penalty / 2 |w|^2
 
@@ -22,28 +17,18 @@ import numpy as np
 import soundfile
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from audiossl.data import manifest
 from audiossl.model import Model, load, save_model
 
 PENALTY = 0.03  # on splits 1 and 2 everything from 0.02 to 0.2 named as well
 ROUNDS = 60
-SHARE = 0.5  # of the distilled encoder in the average
 
 
-def refit(
-    folder: Path,
-    start: Path,
-    table: Path,
-    root: Path,
-    target: Path,
-    penalty: float = PENALTY,
-) -> None:
-    """Model `folder`, its encoder averaged with that of model `start`, with a head fitted on the
-    rows of `table` -> model folder `target`."""
+def refit(folder: Path, table: Path, root: Path, target: Path, penalty: float = PENALTY) -> None:
+    """Model `folder` with a head fitted on the rows of `table` -> model folder `target`."""
     model = load(str(folder))
-    average(model.encoder, load(str(start)).encoder)
     rows = manifest.read(table, str(root))
     paths = sorted({row.path for row in rows})
     embedding = dict(zip(paths, embeddings(model, paths), strict=True))
@@ -55,15 +40,6 @@ def refit(
         linear.weight.copy_(weight)  # type: ignore[operator]
         linear.bias.copy_(bias)  # type: ignore[operator, union-attr]
     save_model(model, target)
-
-
-def average(encoder: nn.Module, other: nn.Module) -> None:
-    """Give `encoder` the mean of both encoders' weights and running statistics."""
-    theirs = other.state_dict()
-    with torch.no_grad():
-        for name, value in encoder.state_dict().items():
-            if value.is_floating_point():
-                value.lerp_(theirs[name], SHARE)
 
 
 def embeddings(model: Model, paths: list[Path]) -> Tensor:

@@ -13,7 +13,7 @@ result is in the --out folder already is left out, so a run goes on where it was
 3. distil         recipe tagger_distill from runs/base, with training folds: for the odd splits, the
                   even ones, and for everything ("all")
    name           recipe tagger from there, for each split of protocol.py and for everything; then
-                  refit.py averages its encoder with the distilled one and fits the head anew
+                  refit.py fits the head anew
 4. measure.py     accuracy, YAMNet's probe, calibration, unknown sounds, time -> numbers.json
 5. --ship         the model of everything, its head scaled by Platt's (a, b), with its card, to
                   audiossl/pretrained/tagger
@@ -95,9 +95,8 @@ def name_sounds(split: int | None, out: Path, data: Path) -> None:
         return
     half = next(name for name, splits in protocol.HALVES.items() if split in (splits or (None,)))
     clips_table = protocol.write_clips(out, data, table(out), split)
-    distilled = out / "runs" / half / "distilled" / "last"
     overrides = [
-        f"model.from={distilled}",
+        f"model.from={out / 'runs' / half / 'distilled' / 'last'}",
         f"data.train={clips_table}",
         f"data.root={out}",
         f"data.labels={json.dumps(protocol.LABELS)}",
@@ -105,7 +104,7 @@ def name_sounds(split: int | None, out: Path, data: Path) -> None:
     ]
     if not (folder / "done").exists():
         train("tagger", folder, overrides)
-    refit(folder / "last", distilled, clips_table, out, folder / FINISHED)
+    refit(folder / "last", clips_table, out, folder / FINISHED)
 
 
 def teach(out: Path, bank: str, folder: Path, steps: int, *overrides: str) -> None:
