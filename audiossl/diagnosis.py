@@ -66,7 +66,7 @@ def _scan() -> str:
         from audiossl.kernels import native
     except ImportError:
         return "none: torch does not import"
-    if native.library() is not None:
+    if native.loaded() is not None:
         return f"compiled ({native.instructions()})"
     return f"torch, many times slower: no C++ compiler at install, or {native.SWITCH}=torch"
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinyrun
 import torch
 from tinyrun import Fit, Listener, digests
 from torch import nn
@@ -24,18 +23,10 @@ from audiossl.engine import checkpoint
 from audiossl.errors import ModelError, OutputError
 from audiossl.model import load
 
+pytest_plugins = ("tinyrun",)
+
 NAMES = (checkpoint.TENSORS, checkpoint.FACTS, checkpoint.MANIFEST)
 OLD, NEW = 1, 2
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tinyrun.write_clips(tmp_path_factory.mktemp("clips"))
-
-
-@pytest.fixture
-def fit(clips: Path, tmp_path: Path) -> Fit:
-    return Fit(clips, tmp_path)
 
 
 def tensors(step: int) -> dict[str, torch.Tensor]:

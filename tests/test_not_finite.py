@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinyrun
 import torch
 from safetensors.torch import load_file
 from tinyrun import Fit, Listener, digests, lines
@@ -19,22 +18,14 @@ from audiossl.errors import AudiosslError
 from audiossl.methods import supervised
 from audiossl.model import load
 
+pytest_plugins = ("tinyrun",)
+
 NAN = float("nan")
 SHORT = ["train.steps=8", "train.eval_every=4", "train.log_every=4", "train.ema=0.9"]
 
 
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tinyrun.write_clips(tmp_path_factory.mktemp("clips"))
-
-
-@pytest.fixture
-def fit(clips: Path, tmp_path: Path) -> Fit:
-    return Fit(clips, tmp_path)
-
-
-@pytest.fixture(scope="module")
-def batches(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> list[list[int]]:
+def batches(tiny_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> list[list[int]]:
     """The clips of each update, which a seed decides."""
     seen: list[list[int]] = []
     real = supervised.Method.loss
@@ -46,7 +37,7 @@ def batches(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> list[list[
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(supervised.Method, "loss", watched)
-        Fit(clips, tmp_path_factory.mktemp("seen"))("run", *SHORT)
+        Fit(tiny_clips, tmp_path_factory.mktemp("seen"))("run", *SHORT)
     return seen
 
 

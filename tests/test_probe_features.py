@@ -18,7 +18,7 @@ from audiossl import audio, models
 from audiossl.data.manifest import Row
 from audiossl.errors import InputError, OutputError
 from audiossl.evaluate import features
-from audiossl.evaluate.features import Extractor, extract
+from audiossl.evaluate.features import Extractor, Features, extract
 from audiossl.model import Model
 from audiossl.sources import unreadable
 
@@ -43,6 +43,18 @@ def slow_pooled(model: Model, row: Row, window: float) -> np.ndarray:
 @pytest.fixture(scope="module")
 def model() -> Model:
     return convolutional()
+
+
+def assert_same(kind: str, found: Features, good: Features, clips: int) -> None:
+    """The features of so many clips, to rounding (tokens are kept as float16)."""
+    if kind == "pooled":
+        np.testing.assert_allclose(found.pooled, good.pooled, atol=1e-5)
+    else:
+        assert found.tokens is not None
+        assert good.tokens is not None
+        for place in range(clips):
+            ours, theirs = found.tokens.patches(place), good.tokens.patches(place)
+            assert torch.allclose(ours, theirs, atol=4e-3)
 
 
 def test_pooled_features_are_means_over_windows_of_whatever_length(
@@ -143,14 +155,7 @@ def test_bad_files_are_named_and_cost_the_others_nothing(
         assert sorted(codes) == [1, 2, 3, 5]
         assert (codes[1], codes[3], codes[5]) == ("truncated", "missing", "empty")
         assert found.places.tolist() == [0, 4, 6]
-        if kind == "pooled":
-            np.testing.assert_allclose(found.pooled, good.pooled, atol=1e-5)
-        else:
-            assert found.tokens is not None
-            assert good.tokens is not None
-            for place in range(3):
-                ours, theirs = found.tokens.patches(place), good.tokens.patches(place)
-                assert torch.allclose(ours, theirs, atol=4e-3)
+        assert_same(kind, found, good, clips=3)
 
 
 def test_a_clip_too_short_for_the_encoder_is_an_error_of_its_own(
@@ -252,14 +257,7 @@ def test_an_error_that_may_pass_is_not_kept(
         assert {place: error.code for place, error in found.errors.items()} == {1: "unreadable"}
         assert not list(cache.iterdir())
     good = extract(Extractor(model, kind), [rows[0], rows[2]], "", tmp_path / "other")
-    if kind == "pooled":
-        np.testing.assert_allclose(found.pooled, good.pooled, atol=1e-5)
-    else:
-        assert found.tokens is not None
-        assert good.tokens is not None
-        for place in range(2):
-            ours, theirs = found.tokens.patches(place), good.tokens.patches(place)
-            assert torch.allclose(ours, theirs, atol=4e-3)
+    assert_same(kind, found, good, clips=2)
     monkeypatch.setattr(features, "open_clip", opened)
     assert extract(Extractor(model, kind), mixed, "a", cache).errors == {}
     assert len(list(cache.iterdir())) == 1

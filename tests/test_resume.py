@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import pytest
-import tinyrun
 import torch
 from filelock import FileLock
 from tinyrun import VIT, Fit, Listener, digests
@@ -26,15 +25,7 @@ from audiossl.engine.signals import ASKING, Stop
 from audiossl.errors import UsageError
 from audiossl.hub import sha256
 
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tinyrun.write_clips(tmp_path_factory.mktemp("clips"))
-
-
-@pytest.fixture
-def fit(clips: Path, tmp_path: Path) -> Fit:
-    return Fit(clips, tmp_path)
+pytest_plugins = ("tinyrun",)
 
 
 # The resume matrix; further below signals and a time limit, two processes in test_distributed.py.

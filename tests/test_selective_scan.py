@@ -145,7 +145,7 @@ def test_what_may_be_left_out(absent: tuple[str, ...], softplus: bool) -> None:
 @pytest.mark.parametrize(("batch", "threads"), [(1, 2), (1, 3), (3, 2)])
 def test_threads_change_nothing_but_the_order_of_sums(batch: int, threads: int) -> None:
     """Enough work for several threads; 40 channels fill no whole number of vectors."""
-    if native.library() is None:
+    if native.loaded() is None:
         pytest.skip("torch's own business")
     values = as_type(inputs(batch, 900, 40, 16), torch.float32)
     assert batch * 900 * 40 * 16 > native.ALONE
@@ -175,19 +175,19 @@ def test_what_is_no_number_is_not_lost() -> None:
 def test_the_switch_names_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(native.SWITCH, "sse9")
     values = as_type(inputs(1, 2, 3, 4), torch.float32)
-    if native.library() is None:
+    if native.loaded() is None:
         pytest.skip("the compiled kernel is not built here")
     with pytest.raises(UsageError, match="AUDIOSSL_SCAN=sse9: expected torch, portable, avx2"):
         selective_scan(**values)
     monkeypatch.setenv(native.SWITCH, "torch")
-    assert (native.library(), native.instructions()) == (None, "")
+    assert (native.loaded(), native.instructions()) == (None, "")
 
 
 def test_doctor_names_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(native.SWITCH, "torch")
     assert diagnosis.facts()["machine"]["selective scan"].startswith("torch")
     monkeypatch.setenv(native.SWITCH, "portable")
-    if native.library() is not None:
+    if native.loaded() is not None:
         assert diagnosis.facts()["machine"]["selective scan"] == "compiled (portable)"
 
 
@@ -197,7 +197,7 @@ def test_a_library_that_does_not_load_is_left_out(monkeypatch: pytest.MonkeyPatc
     for name in ("audiossl.kernels._no_such", "audiossl.kernels.native", "_heapq"):
         monkeypatch.setattr(native, "NAME", name)
         native._load.cache_clear()
-        assert native.library() is None, name
+        assert native.loaded() is None, name
         values = as_type(inputs(1, 2, 3, 4), torch.float32)
         assert selective_scan(**values)[0].isfinite().all()
     native._load.cache_clear()

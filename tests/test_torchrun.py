@@ -23,20 +23,12 @@ from tinyrun import Fit, digests, lines
 
 from audiossl.engine import checkpoint
 
+pytest_plugins = ("tinyrun",)
+
 pytestmark = pytest.mark.slow
 
 PATIENCE = 120  # seconds, on a busy machine: gloo itself would wait for half an hour
 TORCHRUN = COMMAND.with_name("torchrun")
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tinyrun.write_clips(tmp_path_factory.mktemp("clips"))
-
-
-@pytest.fixture
-def fit(clips: Path, tmp_path: Path) -> Fit:
-    return Fit(clips, tmp_path)
 
 
 SHORT = ["train.steps=8", "train.eval_every=4", "train.log_every=5", "train.warmup=4"]

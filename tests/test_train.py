@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-import tinyrun
 import torch
 from tinyrun import Fit, Listener, digests, lines
 
@@ -24,21 +23,13 @@ from audiossl.errors import InputError, RecipeError, UsageError
 from audiossl.methods import supervised
 from audiossl.model import load
 
+pytest_plugins = ("tinyrun",)
+
 # The first four losses of `tiny/supervised` on the clips of tinyrun, seed 0.
 GOLDEN = [0.671893, 0.661343, 0.589846, 0.554801]
 
 
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tinyrun.write_clips(tmp_path_factory.mktemp("clips"))
-
-
-@pytest.fixture
-def fit(clips: Path, tmp_path: Path) -> Fit:
-    return Fit(clips, tmp_path)
-
-
-def test_a_whole_run_learns_and_its_folder_says_everything(fit: Fit, clips: Path) -> None:
+def test_a_whole_run_learns_and_its_folder_says_everything(fit: Fit, tiny_clips: Path) -> None:
     result = fit("run", "train.epochs=25", "train.eval_every=20")
     folder = result.folder
     assert result.steps == job.prepare(recipe.load(str(folder / "recipe.yaml"))).steps
@@ -55,7 +46,7 @@ def test_a_whole_run_learns_and_its_folder_says_everything(fit: Fit, clips: Path
         assert model.labels == ["high", "low", "mid"]
         assert model.config.training["data"] == []
     for i, label in enumerate(model.labels):
-        wave = torch.from_numpy(soundfile.read(clips / label / "0.wav", dtype="float32")[0])
+        wave = torch.from_numpy(soundfile.read(tiny_clips / label / "0.wav", dtype="float32")[0])
         assert int(model(wave[None]).argmax()) == i
     again = recipe.load(str(folder / "recipe.yaml"))
     assert again.train.epochs == 25
@@ -140,10 +131,10 @@ def test_from_takes_encoder_and_frontend_and_the_head_if_the_labels_are_equal(fi
 
 
 def test_unreadable_files_are_said_once_and_too_many_end_the_run(
-    clips: Path, tmp_path: Path
+    tiny_clips: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy"
-    shutil.copytree(clips, copy)
+    shutil.copytree(tiny_clips, copy)
     for i in range(2):
         (copy / "low" / f"{i}.wav").write_bytes(b"RIFF of no use")
     said = Listener()
@@ -176,9 +167,11 @@ def test_too_many_bad_files_in_an_evaluation_end_it_saved(
     assert state[1]["progress"]["step"] == 4
 
 
-def test_bad_files_are_counted_among_files_not_rows(fit: Fit, clips: Path, tmp_path: Path) -> None:
+def test_bad_files_are_counted_among_files_not_rows(
+    fit: Fit, tiny_clips: Path, tmp_path: Path
+) -> None:
     """Of 24 files in 192 rows 3 are bad: an eighth, not a 64th."""
-    copy = shutil.copytree(clips, tmp_path / "clips")
+    copy = shutil.copytree(tiny_clips, tmp_path / "clips")
     rows = [
         replace(row, start=i / 8, end=(i + 1) / 8) for row in manifest.read(copy) for i in range(8)
     ]
@@ -204,16 +197,16 @@ def test_data_problems_are_said_before_anything_is_written(fit: Fit, tmp_path: P
     assert not (tmp_path / "run").exists()
 
 
-def test_a_separate_evaluation_table(fit: Fit, clips: Path, tmp_path: Path) -> None:
+def test_a_separate_evaluation_table(fit: Fit, tiny_clips: Path, tmp_path: Path) -> None:
     from audiossl.data import manifest
 
-    rows = manifest.read(clips)
-    manifest.write(clips / "train.csv", [row for row in rows if "0" not in row.path.name])
-    manifest.write(clips / "valid.csv", [row for row in rows if "0" in row.path.name])
-    tables = [f"data.train={clips / 'train.csv'}", f"data.valid={clips / 'valid.csv'}"]
+    rows = manifest.read(tiny_clips)
+    manifest.write(tiny_clips / "train.csv", [row for row in rows if "0" not in row.path.name])
+    manifest.write(tiny_clips / "valid.csv", [row for row in rows if "0" in row.path.name])
+    tables = [f"data.train={tiny_clips / 'train.csv'}", f"data.valid={tiny_clips / 'valid.csv'}"]
     result = fit("run", *tables, "data.valid_fraction=0", "train.steps=2")
     assert "map" in result.metrics
-    tables[1] = f"data.valid={clips / 'train.csv'}"
+    tables[1] = f"data.valid={tiny_clips / 'train.csv'}"
     with pytest.raises(UsageError, match="in training and in evaluation"):
         fit("run", *tables, "data.valid_fraction=0", overwrite=True)
 
@@ -274,9 +267,9 @@ def test_metrics_are_cut_after_a_step_and_half_lines_dropped(tmp_path: Path) -> 
     assert metrics.path.read_text() == '{"step": 1, "loss": 0.1}\n{"step": 2, "loss": null}\n'
 
 
-def test_steps_and_evaluations_from_epochs(clips: Path) -> None:
+def test_steps_and_evaluations_from_epochs(tiny_clips: Path) -> None:
     def prepared(*overrides: str) -> job.Job:
-        given = [f"data.train={clips}", "data.valid_fraction=0", *overrides]
+        given = [f"data.train={tiny_clips}", "data.valid_fraction=0", *overrides]
         return job.prepare(recipe.load("tiny/supervised", given))
 
     one = prepared("train.epochs=2.5", "train.batch_size=5", "train.accumulate=2")
@@ -287,8 +280,8 @@ def test_steps_and_evaluations_from_epochs(clips: Path) -> None:
     assert (given.steps, given.eval_every) == (7, 3)
 
 
-def test_a_monitor_of_labels_needs_labels(clips: Path, tmp_path: Path) -> None:
-    given = [f"data.folder={clips}", "data.valid_fraction=0.25", f"out={tmp_path / 'run'}"]
+def test_a_monitor_of_labels_needs_labels(tiny_clips: Path, tmp_path: Path) -> None:
+    given = [f"data.folder={tiny_clips}", "data.valid_fraction=0.25", f"out={tmp_path / 'run'}"]
     with pytest.raises(RecipeError, match=r"recipe train\.monitor: 'map' is of labels"):
         train.fit(recipe.load("tiny/bird_mae", [*given, "train.monitor=map"]))
     assert not (tmp_path / "run").exists()

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinyrun
 import torch
 from conftest import Runner
 from tinyrun import VIT, Fit, digests, lines
@@ -29,17 +28,9 @@ from audiossl.methods import supervised
 from audiossl.model import load
 from audiossl.models import vit
 
+pytest_plugins = ("tinyrun",)
+
 SHORT = ["train.steps=4", "train.eval_every=2", "train.log_every=1"]
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tinyrun.write_clips(tmp_path_factory.mktemp("clips"))
-
-
-@pytest.fixture
-def fit(clips: Path, tmp_path: Path) -> Fit:
-    return Fit(clips, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -134,11 +125,11 @@ def test_compiled_blocks_learn_the_same_and_keep_their_names(fit: Fit, network: 
     assert digests(fit("pieces", *given, resume=True).folder) == digests(folder)
 
 
-def test_compiling_and_checkpointing_leave_the_names_of_a_state(clips: Path) -> None:
+def test_compiling_and_checkpointing_leave_the_names_of_a_state(tiny_clips: Path) -> None:
     from audiossl import recipe
     from audiossl.engine.job import prepare
 
-    job = prepare(recipe.load("tiny/supervised", [f"data.train={clips}", *VIT]))
+    job = prepare(recipe.load("tiny/supervised", [f"data.train={tiny_clips}", *VIT]))
     names = list(job.method.state_dict())
     compile_blocks(job.method)
     set_checkpointing(job.model)

@@ -1,4 +1,8 @@
-"""A tiny run of `tiny/supervised` on clips of its own, and what must be the same about two runs."""
+"""A tiny run of `tiny/supervised` on clips of its own, and what must be the same about two runs.
+
+Use as a plugin: `pytest_plugins = ("tinyrun",)`. The tests also import from it, so pytest comes too
+late to rewrite asserts, of which there are none: PYTEST_DONT_REWRITE
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import soundfile
 import torch
 
@@ -52,6 +57,16 @@ class Fit:
     def __call__(self, name: str, *overrides: str, **options: Any) -> train.Result:
         torch.set_num_threads(1)
         return train.fit(recipe.load("tiny/supervised", self.given(name, *overrides)), **options)
+
+
+@pytest.fixture(scope="module")
+def tiny_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clips(tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture
+def fit(tiny_clips: Path, tmp_path: Path) -> Fit:
+    return Fit(tiny_clips, tmp_path)
 
 
 class Listener(Silent):

@@ -1,7 +1,7 @@
 """The compiled scan and convolution (selective_scan.cpp) for float32 tensors on a CPU.
 
 Loaded by ctypes from a shared library that is built when this package is installed, where there is
-a C++ compiler. Without it `library()` is None and torch does the work. The library takes the widest
+a C++ compiler. Without it `loaded()` is None and torch does the work. The library takes the widest
 instructions that the processor has. The environment variable AUDIOSSL_SCAN holds it back: `torch`
 leaves the library out, `portable` or `avx2` leave out what is wider.
 
@@ -66,20 +66,20 @@ _Mixer = _structure(
 )  # fmt: skip
 
 
-def library() -> ctypes.CDLL | None:
+def loaded() -> ctypes.CDLL | None:
     """The compiled functions, None where they are not there or not wanted."""
     return None if os.environ.get(SWITCH) == "torch" else _load()
 
 
 def instructions() -> str:
     """What the library computes with, one of LANES; empty where there is no library."""
-    found = library()
+    found = loaded()
     lanes = found.audiossl_lanes(_most()) if found else 0
     return next((name for name, wide in LANES.items() if wide == lanes), "")
 
 
 def scan(tensors: Sequence[Tensor | None], softplus: bool, reverse: bool) -> tuple[Tensor, Tensor]:
-    """`selective_scan` for float32 tensors on a CPU, where `library()` is not None.
+    """`selective_scan` for float32 tensors on a CPU, where `loaded()` is not None.
 
     tensors: u, delta, A, B, C, D, z, delta_bias, state.
     """
@@ -95,7 +95,7 @@ def can_mix(tokens: Tensor) -> bool:
     """Whether `mix` can do the work: no gradient is wanted, and these are its kind of numbers."""
     plain = tokens.device.type == "cpu" and tokens.dtype == torch.float32
     wanted = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
-    return plain and not wanted and library() is not None
+    return plain and not wanted and loaded() is not None
 
 
 class Scratch:
@@ -147,7 +147,7 @@ def mix(
         *(_rows(value, False) for value in (tokens, result)),
         *(value.data_ptr() for value in (*weights, room)),
     )
-    found = library()
+    found = loaded()
     assert found is not None
     if found.audiossl_mix(ctypes.byref(mixer), threads, _most()):
         raise MemoryError("audiossl_mix: no memory left")
@@ -242,7 +242,7 @@ def _conv(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool, y: Tensor | No
 
 def _call(name: str, over: Tensor, states: int, *structures: Any) -> None:
     """Call the function of that name; `over` (batch, tokens, channels) says how much work it is."""
-    found = library()
+    found = loaded()
     assert found is not None
     parts, threads = _parts(over, states)
     pointers = (ctypes.byref(structure) for structure in structures)

@@ -97,7 +97,7 @@ def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool =
 
 
 def _is_native(value: Tensor) -> bool:
-    return value.device.type == "cpu" and value.dtype != torch.float64 and bool(native.library())
+    return value.device.type == "cpu" and value.dtype != torch.float64 and bool(native.loaded())
 
 
 @functools.cache
