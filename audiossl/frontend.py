@@ -55,7 +55,8 @@ class Fbank(nn.Module):
     A wave shorter than a window is filled with zeros to one window and gives one frame (without
     snip_edges it is mirrored instead). Raises InputError ("empty") on a wave without samples.
     Attributes: .rate (Hz), .hop_seconds, .mels (rows of the output), .longest (samples it can hear
-    of a wave, None: all), .centre (samples from the wave's start to the middle of frame 0).
+    of a wave, None: all), .centre (samples from the wave's start to the middle of frame 0),
+    .span (samples of a frame).
     """
 
     analysis: Tensor
@@ -96,6 +97,7 @@ class Fbank(nn.Module):
         self.centre = window / 2 - (0 if snip_edges else window // 2 - hop // 2)
         self.mels = mels + use_energy
         self.preemphasis, self.remove_dc, self.snip_edges = preemphasis, remove_dc, snip_edges
+        self.span = window
         self.floor, self.energy_floor = floor, energy_floor
         self.use_energy, self.htk_compat, self.raw_energy = use_energy, htk_compat, raw_energy
         self.register_buffer("analysis", analysis_window(window_type, window, False), False)
@@ -113,6 +115,15 @@ class Fbank(nn.Module):
     def config(self) -> dict[str, Any]:
         """Everything `build` needs to make this frontend again."""
         return _config("fbank", self)
+
+    @property
+    def tied(self) -> str | None:
+        """The argument that ties a frame to more of the wave than its own samples, so that frames
+        of a part are not part of the frames. None: frame k is what samples k * hop to k * hop +
+        span give, to float32's rounding."""
+        if not self.snip_edges:
+            return "snip_edges"
+        return "remove_mean" if self.clip.remove_mean and not self.remove_dc else None
 
     def log_mel(self, wave: Tensor) -> Tensor:
         """wave: (batch, samples) -> (batch, mel, frames), before padding and normalisation."""
@@ -168,7 +179,8 @@ class LogMel(nn.Module):
     A wave too short for one frame ("reflect": for the mirror, n_fft // 2 + 1 samples) is filled
     with zeros to that length. Raises InputError ("empty") on a wave without samples.
     Attributes: .rate (Hz), .hop_seconds, .mels (rows of the output), .longest (samples it can hear
-    of a wave, None: all), .centre (samples from the wave's start to the middle of frame 0).
+    of a wave, None: all), .centre (samples from the wave's start to the middle of frame 0),
+    .span (samples of a frame).
     """
 
     analysis: Tensor
@@ -217,6 +229,7 @@ class LogMel(nn.Module):
         self.edges, self.preemphasis, self.power = edges, preemphasis, power
         self.log, self.floor, self.top_db = log, floor, top_db
         self.centre = window / 2
+        self.span = window + (preemphasis != 0)
         analysis = analysis_window(window_type, window, periodic)
         if self.edges in ("reflect", "zero"):  # centred: the window in the middle of n_fft points
             before = (n_fft - window) // 2
@@ -234,6 +247,15 @@ class LogMel(nn.Module):
     def config(self) -> dict[str, Any]:
         """Everything `build` needs to make this frontend again."""
         return _config("logmel", self)
+
+    @property
+    def tied(self) -> str | None:
+        """As `Fbank.tied`."""
+        if self.edges != "none":
+            return "edges"
+        if self.top_db is not None:
+            return "top_db"
+        return "remove_mean" if self.clip.remove_mean else None
 
     def log_mel(self, wave: Tensor) -> Tensor:
         """wave: (batch, samples) -> (batch, mel, frames), before padding and normalisation."""

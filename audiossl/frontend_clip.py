@@ -77,12 +77,18 @@ class Clip:
             clips = [clip[None, :length] for clip, length in zip(wave, lengths, strict=True)]
         else:
             clips = list(wave.split(1)) if one_by_one(wave) else [wave]
-        specs = [self._centred(log_mel(self._prepared(clip))) for clip in clips]
+        return self.finished([log_mel(self.prepared(clip)) for clip in clips])
+
+    def finished(self, specs: Sequence[Tensor]) -> Tensor:
+        """specs: of each clip (1, mel, frames), or of all, as `log_mel` gives them -> (batch, mel,
+        frames): the stages after it."""
+        specs = [self._centred(spec) for spec in specs]
         frames = self.frames or max(spec.shape[-1] for spec in specs)
         spec = torch.cat([self._fitted(spec, frames) for spec in specs])
         return (spec - self.mean) / self.scale
 
-    def _prepared(self, wave: Tensor) -> Tensor:
+    def prepared(self, wave: Tensor) -> Tensor:
+        """wave: (batch, samples) -> what `log_mel` hears of it: the stages before it."""
         wave = self._filled(wave)
         if self.int16:
             rounded = (wave.clamp(-1, 1) * 32767).trunc() / 32767

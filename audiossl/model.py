@@ -80,6 +80,11 @@ class Model(nn.Module):
         """wave: (batch, samples) at `rate`, float32 in [-1, 1] -> (batch, dim)."""
         return self.encoder.embed(self.frontend(wave))  # type: ignore[operator]
 
+    def spectrogram(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """(batch, mel, frames) of a batch of clips: its `spec`, where that was kept from before, or
+        the frontend's of its `wave`."""
+        return batch["spec"] if "spec" in batch else self.frontend(batch["wave"])
+
     def classify(self, spec: Tensor) -> Tensor:
         """spec: (batch, mel, frames) from the frontend -> logits (batch, classes)."""
         if self.head is None:

@@ -119,6 +119,8 @@ def build(root: Node, name: str, description: str = "") -> Recipe:
     if not out:
         raise fail("out", "expected a folder", keys["out"].where)
     _check(sections["model"], sections["data"], sections["train"], root)
+    if sections["data"].cache == "features":
+        _check_waves(sections["data"].augment, config, root)
     return Recipe(name, method, config, **sections, out=out, description=description)
 
 
@@ -301,6 +303,28 @@ def _check_source(data: DataSection, place: Callable[[str], str]) -> None:
     if len(ways) > 1:
         message = f"give one of {', '.join(f'`{key}`' for key in VALID)}"
         raise fail("data", message, place(ways[0]))
+
+
+def _check_waves(augment: Augment, config: Any, root: Node) -> None:
+    """Nothing may be asked to be done to waves where only their spectrograms are at hand."""
+    on_waves = getattr(config, "on_waves", None)
+    asked = [(("data", "augment", key), augment) for key in augment.active]
+    asked += [(("method", on_waves), config)] if on_waves else []
+    for path, section in asked:
+        value = getattr(section, path[-1])
+        message = f"{value!r} works on waves, and `data.cache: features` keeps none of them"
+        way_out = "change it, or set data.cache to none or memory"
+        raise fail(".".join(path), f"{message}: {way_out}", _place(root, path))
+
+
+def _place(root: Node, path: Sequence[str]) -> str:
+    """Where a key is set, or the nearest one above it that is."""
+    where, node = root.where, root
+    for key in path:
+        if not node.keys or key not in node.keys:
+            break
+        where, node = node.key_places.get(key) or where, node.keys[key]
+    return where
 
 
 def _check_architecture(model: ModelSection, where: str) -> None:

@@ -66,6 +66,13 @@ class Augment:
     invert: Fraction = 0.0
     """Probability of a change of sign."""
 
+    @property
+    def active(self) -> list[str]:
+        """The keys that change waves as they are set."""
+        chances = ("volume", "roll", "background_noise", "no_call", "noise", "invert")
+        gain = ["gain_db"] if self.gain_db is not None and self.gain else []
+        return gain + [key for key in chances if getattr(self, key)]
+
 
 @dataclass
 class DataSection:
@@ -102,8 +109,14 @@ class DataSection:
     """How a clip shorter than the crop is filled."""
     balanced: bool = False
     """Draw clips with weights by inverse label frequency, with replacement (AST's way)."""
-    cache: Literal["none", "memory"] = "none"
-    """memory: decode every clip once and keep it as float16, for small sets."""
+    cache: Literal["none", "memory", "features"] = "none"
+    """memory: decode every clip once and keep it as float16, for small sets. features: keep its
+    spectrogram as float16 on disk, for any later epoch and run; a crop begins at a whole frame, and
+    nothing can be done to waves (`augment`, mixing them). A frontend with centred frames (`edges`,
+    `snip_edges: false`) takes clips no longer than a crop."""
+    cache_folder: str | None = None
+    """Where features are kept, which may be removed at any time; default: `features` in the cache
+    folder of this user, or in the one that AUDIOSSL_CACHE names."""
     workers: Annotated[int, Range(low=0, high=256)] = 0
     """Processes that load data; results do not depend on it."""
     max_bad_fraction: Fraction = 0.05

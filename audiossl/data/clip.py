@@ -79,6 +79,15 @@ def read_clip(row: Row, rate: int) -> np.ndarray:
     return np.concatenate(list(clip_blocks(row, rate)))
 
 
+def fill(wave: np.ndarray, samples: int, short: str) -> np.ndarray:
+    """(samples,): `wave` repeated or followed by zeros."""
+    if len(wave) >= samples:
+        return wave[:samples]
+    if short == "repeat" and len(wave):
+        return np.tile(wave, -(-samples // len(wave)))[:samples]
+    return np.pad(wave, (0, samples - len(wave)))
+
+
 class Forward:
     """A clip that is read from its start to its end, in memory that does not grow with it."""
 

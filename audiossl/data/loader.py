@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from audiossl.data import manifest
 from audiossl.data.augment import augment_wave
-from audiossl.data.clip import Forward, clip_blocks, clip_seconds, read_clip
+from audiossl.data.clip import Forward, clip_blocks, clip_seconds, fill, read_clip
+from audiossl.data.features import Features
 from audiossl.data.manifest import Row
 from audiossl.errors import AudiosslError, InputError
 from audiossl.sections import Augment
@@ -100,10 +101,12 @@ class Stream(Sampler[list[Draw]]):
 
 
 class _Decoded:
-    """Rows as waves at one rate: decoded when asked for, or once and kept."""
+    """Rows as waves at one rate: decoded when asked for, or once and kept; or their `features`."""
 
-    def __init__(self, rows: Sequence[Row], labels: Sequence[str], rate: int) -> None:
-        self.rows, self.rate = list(rows), rate
+    def __init__(
+        self, rows: Sequence[Row], labels: Sequence[str], rate: int, features: Features | None
+    ) -> None:
+        self.rows, self.rate, self.features = list(rows), rate, features
         self.columns = {label: i for i, label in enumerate(labels)}
         self.cache: dict[int, np.ndarray] = {}
         self.bad: dict[int, str] = {}  # place in rows -> why it cannot be read
@@ -124,14 +127,15 @@ class _Decoded:
                 else:
                     self.cache[place] = clip
 
-    def item(self, place: int, wave: np.ndarray, known: bool = True) -> dict[str, Any]:
-        """wave (samples,) float32, target (classes,) float32 (1, 0, -1 unknown), index: the row's
-        number in its manifest."""
+    def item(self, place: int, sound: np.ndarray, known: bool = True) -> dict[str, Any]:
+        """wave (samples,) float32, or with features spec (mel, frames) float32; target (classes,)
+        float32 (1, 0, -1 unknown); index: the row's number in its manifest."""
         row = self.rows[place]
         target = manifest.target(row, self.columns)
         if not known:
             target[:] = manifest.UNKNOWN
-        values = {"wave": torch.from_numpy(wave), "target": torch.from_numpy(target)}
+        name = "wave" if self.features is None else "spec"
+        values = {name: torch.from_numpy(sound), "target": torch.from_numpy(target)}
         return {**values, "index": row.number}
 
 
@@ -140,6 +144,7 @@ class Clips(_Decoded, Dataset[dict[str, Any]]):
 
     A file that cannot be read is replaced by the next that can, and named under `skipped`. With
     `augment.no_call` an item says whether a background stands in for it, under `no_call`.
+    `features` are of crops as long as these, and never augmented.
     """
 
     def __init__(
@@ -151,8 +156,9 @@ class Clips(_Decoded, Dataset[dict[str, Any]]):
         seed: int = 0,
         short: str = "repeat",
         augment: Augment | None = None,
+        features: Features | None = None,
     ) -> None:
-        super().__init__(rows, labels, rate)
+        super().__init__(rows, labels, rate, features)
         self.samples, self.seed = max(1, round(crop_seconds * rate)), seed
         self.short, self.augment = short, augment or Augment()
         self.seconds: dict[int, float] = {}
@@ -170,6 +176,8 @@ class Clips(_Decoded, Dataset[dict[str, Any]]):
         background = partial(self.background.pick, skipped) if self.background else None
         rng = draw.generator(self.seed)
         place, crop = self.nearest(draw.index, rng.random(), skipped)
+        if self.features is not None:
+            return {**self.item(place, crop), SKIPPED: skipped}
         item = self.item(place, augment_wave(crop, self.augment, rng, background))
         if background and self.augment.no_call:
             chance, which, where = rng.random(3)
@@ -198,7 +206,10 @@ class Clips(_Decoded, Dataset[dict[str, Any]]):
         raise InputError(f"none of the {len(self)} files can be read: {skipped[-1][1]}")
 
     def crop(self, place: int, share: float) -> np.ndarray:
-        """(samples,) float32 of a clip; `share` in [0, 1) of the places where the crop fits."""
+        """(samples,) float32 of a clip, or its spectrogram; `share` in [0, 1) of the places where
+        the crop fits."""
+        if self.features is not None:
+            return self.features.crop(self.rows[place], share)
         clip = self.cache[place] if place in self.cache else self._decode(place, share)
         start = int(share * (len(clip) - self.samples + 1)) if len(clip) > self.samples else 0
         crop = clip[start : start + self.samples].astype(np.float32)
@@ -231,38 +242,44 @@ class Windows(_Decoded, Dataset[dict[str, Any]]):
         rate: int,
         window_seconds: float,
         short: str,
+        features: Features | None = None,
     ) -> None:
-        super().__init__(rows, labels, rate)
+        super().__init__(rows, labels, rate, features)
         self.samples, self.short = max(1, round(window_seconds * rate)), short
         self.last: tuple[int, np.ndarray] | None = None
         self.long: tuple[int, Forward] | None = None  # the long clip that is being read
         self.whole: set[int] = set()  # long clips that were decoded to their end
         self.lengths = [self._length(place) for place in range(len(self.rows))]
-        self.places = [
-            (place, start)
-            for place, length in enumerate(self.lengths)
-            for start in range(0, max(1, length - self.samples // 2), self.samples)
-        ]
+        self.starts = [range(0, max(1, n - self.samples // 2), self.samples) for n in self.lengths]
+        self.places = [(i, start) for i, starts in enumerate(self.starts) for start in starts]
+        self.silent = np.zeros(self.samples, np.float32)
+        if features is not None:
+            self.silent = features.silence()
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         place, start = self.places[number]
-        wave = np.zeros(self.samples, np.float32)
+        sound = self.silent
         try:
-            part = self._part(place, start)
-            wave = fill(part.astype(np.float32), self.samples, self.short)
+            sound = self._sound(place, start)
         except InputError as error:
             self.bad[place] = error.message
         bad = place in self.bad
         skipped = [(self.rows[place].name, self.bad[place])] if bad else []
-        return {**self.item(place, wave, known=not bad), SKIPPED: skipped}
+        return {**self.item(place, sound, known=not bad), SKIPPED: skipped}
+
+    def _sound(self, place: int, start: int) -> np.ndarray:
+        if place in self.bad:
+            raise InputError(self.bad[place])
+        if self.features is not None:
+            count = len(self.starts[place])
+            return self.features.window(self.rows[place], start // self.samples, count)
+        return fill(self._part(place, start).astype(np.float32), self.samples, self.short)
 
     def _part(self, place: int, start: int) -> np.ndarray:
         """The windows of a clip come one after another: it is decoded once."""
-        if place in self.bad:
-            raise InputError(self.bad[place])
         if place in self.cache:
             return self.cache[place][start : start + self.samples]
         if self.lengths[place] > CROP_LIMIT * self.samples:
@@ -294,35 +311,6 @@ def count_files(*items: Clips | Windows | None) -> int:
     present = [one for one in items if one is not None]
     present += [one.background for one in present if isinstance(one, Clips) and one.background]
     return len({row.name for one in present for row in one.rows})
-
-
-class Skips:
-    """Counts unreadable files of `files`: each is said once, too many end the run."""
-
-    def __init__(self, max_fraction: float, files: int, say: Callable[[str], None]) -> None:
-        self.max_fraction, self.files, self.say = max_fraction, files, say
-        self.found: dict[str, str] = {}
-
-    def note(self, skipped: Iterable[tuple[str, str]]) -> None:
-        """skipped: (path, why). Raises InputError above the fraction."""
-        for path, why in skipped:
-            if path not in self.found:
-                self.found[path] = why
-                self.say(f"warning: {path}: {why}: left out")
-        if len(self.found) > self.max_fraction * self.files:
-            raise InputError(
-                f"{len(self.found)} of {self.files} files cannot be read, more than the"
-                f" data.max_bad_fraction of {self.max_fraction:g}: {next(iter(self.found))}, ..."
-            )
-
-
-def fill(wave: np.ndarray, samples: int, short: str) -> np.ndarray:
-    """(samples,): `wave` repeated or followed by zeros."""
-    if len(wave) >= samples:
-        return wave[:samples]
-    if short == "repeat" and len(wave):
-        return np.tile(wave, -(-samples // len(wave)))[:samples]
-    return np.pad(wave, (0, samples - len(wave)))
 
 
 class _Batches(Dataset[dict[str, Any] | AudiosslError]):

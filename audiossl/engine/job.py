@@ -14,6 +14,7 @@ import torch
 
 from audiossl import methods
 from audiossl.data import datasets, manifest
+from audiossl.data.features import Features
 from audiossl.data.loader import Clips, Windows, count_files
 from audiossl.data.manifest import Row
 from audiossl.engine.blocks import set_checkpointing
@@ -234,8 +235,14 @@ def _with_clips(
     data, labels = recipe.data, model.labels
     crop = data.crop_seconds or model.config.window_seconds or CROP_SECONDS
     _check_labels(labels, train_rows)
-    train = Clips(train_rows, labels, model.rate, crop, recipe.train.seed, data.short, data.augment)
-    valid = Windows(valid_rows, labels, model.rate, crop, data.short) if valid_rows else None
+    rate, features = model.rate, None
+    if data.cache == "features":
+        samples = max(1, round(crop * rate))
+        features = Features(model.config.frontend, samples, data.short, data.cache_folder)
+        features.check(train_rows)
+    seed = recipe.train.seed
+    train = Clips(train_rows, labels, rate, crop, seed, data.short, data.augment, features)
+    valid = Windows(valid_rows, labels, rate, crop, data.short, features) if valid_rows else None
     if data.cache == "memory":
         train.fill_cache()
         if valid is not None:

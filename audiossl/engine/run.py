@@ -41,7 +41,7 @@ LOCK = ".lock"
 # What decides no weight, or only their last bits; where the data lie, when they are the same.
 MAY_CHANGE = {
     "out": None,
-    "data": ("workers", "train", "folder", "valid", "root"),
+    "data": ("workers", "cache_folder", "train", "folder", "valid", "root"),
     "train": ("keep_checkpoints", "max_bad_steps", "checkpointing", "parallel", "tracker"),
 }
 

@@ -1,10 +1,13 @@
 """THE training loop: the only one. What it knows of a method is this.
 
     methods/NAME.py
-      Config                  dataclass: the recipe's `method` section
+      Config                  dataclass: the recipe's `method` section; a property `on_waves` may
+                              name the key for which `loss` needs the clips' waves
       Method(model, config)   nn.Module; `.model` is the hub-style Model that is kept
         loss(batch) -> (loss, {name: tensor})
-            batch             tensors by name, a whole batch of what the items below give
+            batch             tensors by name, a whole batch of what the items below give; of clips
+                              `wave`, with data.cache: features `spec`, and
+                              `.model.spectrogram(batch)` gives a spectrogram of either
             loss              a mean over something
             "weight"          how many things that was a mean over (default 1): accumulated passes
                               are weighed by it, so n passes give the gradient of one big batch
@@ -40,7 +43,8 @@ from typing import Any
 
 import torch
 
-from audiossl.data.loader import Skips, Stream, train_loader
+from audiossl.data.loader import Stream, train_loader
+from audiossl.data.skips import Skips
 from audiossl.engine import run
 from audiossl.engine.distributed import Team, join
 from audiossl.engine.job import Job, prepare

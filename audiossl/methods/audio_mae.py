@@ -53,7 +53,7 @@ class Config:
 
 
 class Method(nn.Module):
-    """`loss(batch)` with batch {"wave": (batch, samples)} and perhaps {"kept": (batch, n)}."""
+    """`loss(batch)` with a batch that has a spectrogram and perhaps {"kept": (batch, n)}."""
 
     def __init__(self, model: Model, config: Config) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Method(nn.Module):
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss over the hidden patches, and {"weight": how many those were}."""
-        spec = self.model.frontend(batch["wave"])
+        spec = self.model.spectrogram(batch)
         return reconstruct(self.model.encoder, self.decoder, spec, self.config, batch.get("kept"))
 
 

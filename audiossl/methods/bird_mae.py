@@ -47,9 +47,15 @@ class Config:
     mixup_most: Count = 3
     """At most so many are added."""
 
+    @property
+    def on_waves(self) -> str | None:
+        """The key that asks for something done to waves."""
+        return "mixup" if self.mixup else None
+
 
 class Method(nn.Module):
-    """`loss(batch)` with batch {"wave": (batch, samples)} and perhaps {"kept": (batch, n)}."""
+    """`loss(batch)` with batch {"wave": (batch, samples)}, or without mixup {"spec": (batch, mel,
+    frames)}, and perhaps {"kept": (batch, n)}."""
 
     def __init__(self, model: Model, config: Config) -> None:
         super().__init__()
@@ -58,8 +64,9 @@ class Method(nn.Module):
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss over the hidden patches, and {"weight": how many those were}."""
-        wave, config = batch["wave"], self.config
+        config = self.config
         if self.training and config.mixup:
-            wave, _ = mix_at_snr(wave, None, config.mixup, config.mixup_snr_db, config.mixup_most)
-        spec = self.model.frontend(wave)
+            wave, snr, most = batch["wave"], config.mixup_snr_db, config.mixup_most
+            batch = {**batch, "wave": mix_at_snr(wave, None, config.mixup, snr, most)[0]}
+        spec = self.model.spectrogram(batch)
         return reconstruct(self.model.encoder, self.decoder, spec, config, batch.get("kept"))

@@ -85,8 +85,8 @@ class Method(nn.Module):
             nn.init.constant_(self.classify.bias, RARE)
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """batch: wave (batch, samples) and index (batch,), the manifest rows of the clips."""
-        embedding = self.windows(batch["wave"])  # (batch, windows, dim)
+        """batch: a spectrogram and index (batch,), the manifest rows of the clips."""
+        embedding = self.windows(self.model.spectrogram(batch))  # (batch, windows, dim)
         target = _rows(self._embeddings, batch["index"]).to(embedding.device)
         if embedding.shape != target.shape:
             told, heard = target.shape[1], embedding.shape[1]
@@ -105,9 +105,9 @@ class Method(nn.Module):
             parts["scores"] = scores.detach()
         return loss, parts
 
-    def windows(self, wave: Tensor) -> Tensor:
-        """wave: (batch, samples) -> (batch, windows, dim), means of the student's tokens."""
-        tokens = self.model.encoder(self.model.frontend(wave))  # (batch, tokens, dim)
+    def windows(self, spec: Tensor) -> Tensor:
+        """spec: (batch, mel, frames) -> (batch, windows, dim), means of the student's tokens."""
+        tokens = self.model.encoder(spec)  # (batch, tokens, dim)
         config = self.config
         return tokens.unfold(1, config.window_tokens, config.hop_tokens).mean(dim=-1)
 

@@ -55,7 +55,7 @@ class Config:
 
 
 class Method(nn.Module):
-    """`loss(batch)` with batch {"wave": (batch, samples)}."""
+    """`loss(batch)` with a batch that has a spectrogram."""
 
     def __init__(self, model: Model, config: Config) -> None:
         super().__init__()
@@ -66,9 +66,9 @@ class Method(nn.Module):
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean over the clips, and its parts {"nce", "mse", "accuracy"}."""
-        wave = batch["wave"]
-        loss, parts = self.objective(self.model.encoder, self.model.frontend(wave))
-        return loss, {**parts, "weight": torch.tensor(float(len(wave)))}
+        spec = self.model.spectrogram(batch)
+        loss, parts = self.objective(self.model.encoder, spec)
+        return loss, {**parts, "weight": torch.tensor(float(len(spec)))}
 
 
 class JointObjective(nn.Module):

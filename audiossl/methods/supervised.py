@@ -88,10 +88,16 @@ class Config:
     freeze_encoder: bool = False
     """Train the head alone on the encoder as it is (linear probing)."""
 
+    @property
+    def on_waves(self) -> str | None:
+        """The key that asks for something done to waves."""
+        return "mixup_on" if self.mixup and self.mixup_on == "wave" else None
+
 
 class Method(nn.Module):
     """`loss(batch)` with batch {"wave": (batch, samples), "target": (batch, classes)} and perhaps
-    {"no_call": (batch,) bool}, clips that nothing is added to."""
+    {"no_call": (batch,) bool}, clips that nothing is added to. Where nothing is done to waves,
+    {"spec": (batch, mel, frames)} may stand for them."""
 
     def __init__(self, model: Model, config: Config) -> None:
         super().__init__()
@@ -136,10 +142,11 @@ class Method(nn.Module):
 
         In evaluation also {"scores": (batch, classes) in [0, 1]}.
         """
-        wave, target = batch["wave"], batch["target"]
-        if self.training and self.config.mixup and self.config.mixup_on == "wave":
-            wave, target = self._mixup(wave, target, batch.get("no_call"))
-        spec = self.model.frontend(wave)
+        target = batch["target"]
+        if self.training and self.config.on_waves:
+            wave, target = self._mixup(batch["wave"], target, batch.get("no_call"))
+            batch = {**batch, "wave": wave}
+        spec = self.model.spectrogram(batch)
         if self.training and self.config.mixup and self.config.mixup_on == "spec":
             spec, target = self._mixup(spec, target, batch.get("no_call"))
         spec = self.spec_augment(spec)
