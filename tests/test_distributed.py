@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,8 @@ def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     both, twice = given(data), "train.accumulate=2"
     own = ["model.head=", *SHARED]
+    kept = [*both, "method.mixup_on=spec", "data.augment.noise=0", "data.cache=features",
+            "data.crop_seconds=0.5", f"data.cache_folder={folder}/kept"]  # fmt: skip
     alone = [
         {"overrides": [*both, "train.accumulate=4", f"out={folder}/one"], "options": {}},
         {
@@ -117,9 +120,11 @@ def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "options": {},
             "method": "uneven",
         },
+        {"overrides": [*kept, "train.accumulate=4", f"out={folder}/one-kept"], "options": {}},
     ]
     for job in alone:
         assert "error" not in gloo_worker.run(**job)
+    shutil.rmtree(folder / "kept")  # the two processes fill it together
     jobs: list[dict[str, Any]] = [
         {"overrides": [*both, twice, f"out={folder}/ddp"], "options": {}},
         {
@@ -136,6 +141,7 @@ def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "options": {},
             "method": "broken",
         },
+        {"overrides": [*kept, twice, f"out={folder}/two-kept"], "options": {}},
     ]
     first, second = together(jobs)
     assert first == second
@@ -171,6 +177,10 @@ def test_two_processes_come_to_what_one_comes_to(runs: Path) -> None:
         config = [json.loads((runs / run / name / "config.json").read_text()) for run in
                   ("one", "ddp")]  # fmt: skip
         assert config[0]["training"] == config[1]["training"]
+
+
+def test_two_processes_share_kept_features(runs: Path) -> None:
+    assert_close(runs / "one-kept", runs / "two-kept")
 
 
 def test_shards_come_to_the_same_and_one_process_goes_on_from_them(runs: Path, data: Path) -> None:
