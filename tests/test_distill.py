@@ -77,6 +77,12 @@ def test_loss_equals_the_slow_version(model: Model, teacher: Path) -> None:
     assert float(whole) == pytest.approx(float(loss), rel=1e-5)
 
 
+def test_a_spectrogram_may_stand_for_the_wave(model: Model, teacher: Path) -> None:
+    method = Method(model, Config(teacher=str(teacher))).eval()
+    spec = {"spec": model.frontend(batch()["wave"]), "index": batch()["index"]}
+    assert method.loss(spec)[0] == method.loss(batch())[0]
+
+
 def test_a_student_that_says_the_same_loses_nothing(model: Model, teacher: Path) -> None:
     with torch.no_grad():
         tokens = model.eval().encoder(model.frontend(batch()["wave"]))

@@ -9,8 +9,9 @@ evaluation, are cut and filled as waves first and kept one by one: whatever a fr
 ends of a wave, it did. So the result is that of the waves, to the rounding of float16.
 
 A file's name is a hash of all that its content hangs on: the sound's file, size and time of change,
-the part of it, the frontend. It appears when it is whole, so processes may meet at it; each checks
-it the first time it is read, and makes it anew when it is damaged. None stays open.
+the part of it, the frontend, this version of audiossl. It appears when it is whole, so processes
+may meet at it; each checks it the first time it is read, and makes it anew when it is damaged. None
+stays open.
 """
 
 from __future__ import annotations
