@@ -26,7 +26,7 @@ WEIGHTS = "model.safetensors"
 CONFIG: dict[str, Any] = {
     "name": "toy",
     "task": "tag",
-    "architecture": {"name": "dscnn", "widths": [8, 8], "strides": [1, 2], "stem": 8, "dim": 4096},
+    "architecture": {"name": "dscnn", "widths": [8, 4096], "strides": [1, 2], "stem": 8},
     "frontend": {"name": "logmel", "rate": 16000, "mels": 16, "n_fft": 512, "hop": 160},
     "head": {"name": "linear", "labels": [f"class {i}" for i in range(40)]},
     "licence": "MIT",

@@ -50,7 +50,7 @@ def write_clips(folder: Path, clips: int = 36, seconds: float = 0.5) -> list[Row
 
 def convolutional() -> Model:
     """Tokens over time only, no class token."""
-    architecture = {"name": "dscnn", "widths": [8, 16], "strides": [2, 2], "dim": 24, "stem": 8}
+    architecture = {"name": "dscnn", "widths": [8, 24], "strides": [2, 2], "stem": 8}
     return _model("conv", architecture)
 
 

@@ -273,7 +273,7 @@ def test_a_folder_without_labels_is_enough_to_pretrain_on(
     text = """
         method: {name: supervised}
         model:
-          architecture: {name: dscnn, widths: [8, 8, 8], strides: [2, 2, 2], stem: 4, dim: 8}
+          architecture: {name: dscnn, widths: [8, 8, 8], strides: [2, 2, 2], stem: 4}
           frontend: {preset: yamnet}
         data: {folder: FOLDER, valid_fraction: 0.3, crop_seconds: 0.5}
         train: {epochs: 2, batch_size: 4, lr: 1e-3}

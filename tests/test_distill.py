@@ -17,7 +17,7 @@ from audiossl.model import Model
 from audiossl.model_config import ModelConfig
 
 ROWS, WINDOWS, CLASSES, DIM = 9, 3, 5, 8
-ARCHITECTURE = {"name": "dscnn", "widths": [6, 8], "strides": [2, 2], "stem": 4, "dim": DIM}
+ARCHITECTURE = {"name": "dscnn", "widths": [6, 8], "strides": [2, 2], "stem": 4}
 SAMPLES = 160 * 95 + 400  # 96 frames, 12 tokens of this encoder: 3 windows of 6, 3 apart
 
 

@@ -9,7 +9,7 @@ from audiossl import models
 from audiossl.errors import ModelError
 from audiossl.models.dscnn import DSCNN, MIN_FRAMES, SeparableBlock
 
-SMALL = {"widths": (6, 8, 8), "strides": (2, 2, 1), "stem": 4, "dim": 12}
+SMALL = {"widths": (6, 8, 12), "strides": (2, 2, 1), "stem": 4}
 
 
 @pytest.fixture(autouse=True)

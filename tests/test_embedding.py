@@ -33,7 +33,7 @@ from audiossl.records import EmbedRecord
 RATE = 16000
 VIT = {"dim": 16, "depth": 2, "heads": 2, "mel": 32, "frames": 200, "patch": [8, 10]}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "dscnn": {"name": "dscnn", "widths": [8, 16], "strides": [2, 2], "dim": 16, "stem": 4},
+    "dscnn": {"name": "dscnn", "widths": [8, 16], "strides": [2, 2], "stem": 4},
     "vit": {"name": "vit", **VIT, "stride": [6, 7], "class_tokens": 2, "pooling": "cls_dist"},
     "vit in time order": {
         "name": "vit",
@@ -251,7 +251,7 @@ def test_a_timeline_of_tokens_has_no_holes(
 @pytest.mark.parametrize("strides", [[2, 2], [1, 2], [1, 1, 2, 1]])
 def test_a_dscnn_token_is_centred_on_its_frame(strides: list[int]) -> None:
     """The frames that reach a token, by its gradient, lie evenly about the middle of its time."""
-    encoder = DSCNN(widths=[4] * len(strides), strides=strides, stem=4, dim=4).eval()
+    encoder = DSCNN(widths=[4] * len(strides), strides=strides, stem=4).eval()
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter.fill_(0.1)  # so that no ReLU is silent

@@ -26,7 +26,7 @@ from audiossl.model import Model, load, save_model
 
 VIT = {"name": "ast", "dim": 16, "depth": 1, "heads": 2, "frames": 128}
 DISTINCT = {str(sorted(preset.items())): name for name, preset in PRESETS.items()}.values()
-CONV = {"name": "dscnn", "widths": [8, 16], "strides": [2, 2], "dim": 16, "stem": 4}
+CONV = {"name": "dscnn", "widths": [8, 16], "strides": [2, 2], "stem": 4}
 
 
 def saved(folder: Path, **changes: Any) -> Path:

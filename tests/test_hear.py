@@ -21,7 +21,7 @@ from audiossl.layout import Checkpoint
 from audiossl.model import Model
 from audiossl.model_config import ModelConfig
 
-DSCNN = {"name": "dscnn", "widths": [6, 8], "strides": [2, 2], "stem": 4, "dim": 8}
+DSCNN = {"name": "dscnn", "widths": [6, 8], "strides": [2, 2], "stem": 4}
 PASST = {"name": "passt", "dim": 16, "depth": 1, "heads": 2, "stride": [16, 16]}
 AST = {"name": "ast", "dim": 16, "depth": 1, "heads": 2, "frames": 128, "stride": [16, 16]}
 HEAD = {"name": "linear", "labels": ["rain", "wind", "sea"], "activation": "sigmoid"}

@@ -25,7 +25,7 @@ from audiossl.model_config import ModelConfig
 CONFIG: dict[str, Any] = {
     "name": "toy",
     "task": "tag",
-    "architecture": {"name": "dscnn", "widths": [8, 8], "strides": [1, 2], "stem": 8, "dim": 8},
+    "architecture": {"name": "dscnn", "widths": [8, 8], "strides": [1, 2], "stem": 8},
     "frontend": {"name": "logmel", "rate": 16000, "mels": 16, "n_fft": 512, "hop": 160},
     "head": {"name": "linear", "labels": ["cat", "dog"]},
     "licence": "MIT",

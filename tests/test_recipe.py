@@ -24,7 +24,7 @@ method:
   name: supervised
   loss: bce
 model:
-  architecture: {name: dscnn, dim: 32}
+  architecture: {name: dscnn, stem: 32}
   frontend: {preset: yamnet}
   head: {name: linear}
 data:
@@ -118,11 +118,11 @@ BAD: list[tuple[str, str | bytes, int | None, str]] = [
      "recipe method.name: missing"),
     ("unknown method", changed("supervised", "supervisd"), 5, "did you mean 'supervised'"),
     ("unknown architecture", changed("dscnn,", "dscn,"), 8, "did you mean 'dscnn'"),
-    ("architecture argument", changed("dim: 32", "dims: 32"), 8,
+    ("architecture argument", changed("stem: 32", "stems: 32"), 8,
      "model.architecture.dims: architecture 'dscnn' has no such argument (did you mean 'dim'?)"),
     ("no frontend", changed("  frontend: {preset: yamnet}\n", ""), 8, "model.frontend: missing"),
     ("from and architecture", changed("  head:", "  from: tagger\n  head:"), 7, "either `from` or"),
-    ("nothing to train", changed("  architecture: {name: dscnn, dim: 32}\n", ""), 7,
+    ("nothing to train", changed("  architecture: {name: dscnn, stem: 32}\n", ""), 7,
      "either `from` or"),
     ("two lengths", changed("epochs: 2", "epochs: 2\n  steps: 9"), 13,
      "either `steps` or `epochs`"),
@@ -153,7 +153,7 @@ BAD: list[tuple[str, str | bytes, int | None, str]] = [
     ("two documents", GOOD + "---\n" + GOOD, 16, "more than one document"),
     ("deep", GOOD + "x: " + "[" * 40 + "]" * 40 + "\n", 16, "nested deeper than 16 levels"),
     ("very deep", "x: " + "[" * 100_000, 1, "nested deeper than 16 levels"),
-    ("not closed", changed("dim: 32}", "dim: 32"), None, "not valid YAML"),
+    ("not closed", changed("stem: 32}", "stem: 32"), None, "not valid YAML"),
     ("tab", changed("  lr:", "\tlr:"), None, "not valid YAML"),
     ("a list", "- a\n- b\n", 1, "recipe: expected keys, got a list of 2"),
     ("a word", "hello\n", 1, "recipe: expected keys, got 'hello'"),
@@ -331,10 +331,10 @@ def test_resolved_recipe_keeps_text_that_looks_like_something_else(tmp_path: Pat
     text = GOOD.replace(
         "clips.csv", "'1e-3'\n  labels: ['null', 'true', '12', ' a', 'b: c', '#x', é]"
     )
-    text = text.replace("dim: 32", "dim: 32, widths: ['1', 'true', '~', x]")
+    text = text.replace("stem: 32", "stem: 32, widths: ['1', 'true', '~', x]")
     got = load_text(text, tmp_path)
     assert recipe.loads(recipe.to_yaml(got), got.name) == got
-    assert got.model.architecture == {"name": "dscnn", "dim": 32, "widths": ["1", "true", "~", "x"]}
+    assert got.model.architecture == {"name": "dscnn", "stem": 32, "widths": ["1", "true", "~", "x"]}
 
 
 def test_unknown_recipe_names_are_answered_with_the_nearest() -> None:

@@ -24,7 +24,7 @@ def model(activation: str = "sigmoid", head: bool = True) -> Model:
     return Model(
         ModelConfig(
             name="test",
-            architecture={"name": "dscnn", "widths": [8], "strides": [2], "stem": 4, "dim": 8},
+            architecture={"name": "dscnn", "widths": [8], "strides": [2], "stem": 4},
             frontend={"preset": "yamnet"},
             head={"name": "linear", "labels": LABELS, "activation": activation} if head else None,
         )

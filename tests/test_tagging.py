@@ -31,7 +31,7 @@ def model() -> Model:
     config = ModelConfig(
         name="tiny",
         task="tag",
-        architecture={"name": "dscnn", "widths": [8, 16], "strides": [2, 2], "dim": 16, "stem": 4},
+        architecture={"name": "dscnn", "widths": [8, 16], "strides": [2, 2], "stem": 4},
         frontend={"preset": "yamnet"},
         head={"name": "linear", "labels": LABELS, "activation": "sigmoid"},
         window_seconds=2.0,

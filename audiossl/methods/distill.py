@@ -1,134 +1,153 @@
-"""Distillation: a small encoder learns to give the embeddings and scores a teacher gave.
+"""Distillation: a small encoder learns to give the tokens of a large one, on any sounds.
 
-    wave -> tokens -> mean over each window of them: e -> compared with the teacher's embedding t
-                                                   \\-> linear layer (not kept) -> its scores
+    wave -> spectrogram -> teacher, frozen -> maps M_1 ... M_S, tokens t
+                        \\-> student        -> maps m_1 ... m_S, tokens e
 
-Needs no labels: any sound that the teacher has heard will do. The teacher runs once, before; what
-it said about the windows of each clip is read from a folder of arrays, row for row beside the
-training manifest (so a clip must be exactly as long as `data.crop_seconds`):
+Needs no labels. An encoder with `image` and `stages`, like DSCNN, gives a map after each stage; the
+student's must be of the same shapes as the teacher's, with as many blocks between as it likes. In
+the first `forced` updates each stage reads what the teacher's stage before gave, M_s-1, in place of
+its own m_s-1, so that all learn at once, each from the input it will have in the end:
 
-    embedding.npy  (rows, windows, dim)       float16 or float32
-    scores.npy     (rows, windows, classes)   float16 or float32, in [0, 1]
+    L = sum_s d(m_s, M_s)        d(m, M) = mean over channels c of mean((m_c - M_c)^2) / (v_c + f)
 
-A teacher that hears about a second at a time thus teaches a student that hears the whole clip, at
-one pass a clip however much its windows overlap.
+with v_c the variance of the teacher's channel in the batch: rare channels count like frequent ones.
+Then the student is on its own:
 
-The loss is
+    L = d(e, t) + cosine (1 - cos(e, t)) + d(m_S, M_S) + stages sum_s<S d(m_s, M_s)
 
-    L = mean_d ((e_d - t_d) / s_d)^2  +  cosine (1 - cos(e, t))  +  scores BCE(W e + b, teacher)
-
-averaged over windows, with s_d the teacher's standard deviation over the rows, so that rare
-directions of its embedding count like frequent ones, and the BCE summed over classes. After
-Hinton et al. 2015 (arXiv:1503.02531, section 2: match soft targets) and Romero et al. 2015
-(FitNets, arXiv:1412.6550, equation 3: match hidden features); the scaling by s_d and the weights
-are choices of this project.
+Where an encoder has no stages only the tokens are compared. After Hinton et al. 2015
+(arXiv:1503.02531) and Romero et al. 2015 (FitNets, arXiv:1412.6550, equation 3: match hidden
+features); stages that read the teacher's maps, d and the weights are choices of this project.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiossl.errors import RecipeError
-from audiossl.model import Model
+from audiossl.model import Model, load
 from audiossl.typed_yaml import Range
 
-FLOOR = 0.05  # least standard deviation: a dimension that is nearly always 0 must not rule the loss
-SPREAD_ROWS = 20_000  # rows that the standard deviation is estimated from, evenly spaced
-RARE = -5.0  # first bias of the score layer: most classes are absent from most clips
+FLOOR = 0.01  # f: least variance, lest a channel that is nearly always 0 rules the loss
+FEWEST = 2  # clips that a stage reads at least
 
 
 @dataclass
 class Config:
     teacher: str
-    """Folder with embedding.npy and scores.npy, one row for each row of the training manifest."""
-    window_tokens: Annotated[int, Range(low=1)] = 6
-    """Tokens of the student that lie in one window of the teacher."""
-    hop_tokens: Annotated[int, Range(low=1)] = 3
-    """Tokens from one window to the next."""
+    """Model that is imitated: a name or a folder. Its frontend must be the student's."""
+    forced: Annotated[int, Range(low=0)] = 0
+    """First updates in which each stage reads the teacher's map before it. A stage has half the
+    clips of the next: the first are dear, and have few weights to learn."""
+    norm_steps: Annotated[int, Range(low=1)] | None = None
+    """Updates after which batch norms keep their statistics: what differs from batch to batch is
+    noise that keeps a student from its teacher. None: never."""
     cosine: Annotated[float, Range(low=0)] = 2.0
-    """Weight of the cosine distance."""
-    scores: Annotated[float, Range(low=0)] = 0.2
-    """Weight of the cross-entropy with the teacher's scores; 0: scores.npy is not read."""
+    """Weight of the tokens' cosine distance."""
+    stages: Annotated[float, Range(low=0)] = 0.3
+    """Weight of the maps before the last, once the student is on its own."""
 
 
 class Method(nn.Module):
-    """The encoder is trained; the score layer and the teacher's arrays are left behind.
+    """The student's encoder is trained; the teacher is no part of what is saved.
 
-    Raises RecipeError when an array is missing or its width is not the encoder's, and, at the first
-    batch, when the student has not as many windows as the teacher.
+    Raises RecipeError when teacher and student differ in frontend or width, or when stages are to
+    be forced that are not there, and, at the first batch, when maps or tokens differ in shape.
     """
 
-    spread: Tensor  # (dim,)
+    updates: Tensor  # (), how many were made: a resumed run must know
 
     def __init__(self, model: Model, config: Config) -> None:
         super().__init__()
         self.model = model
         self.config = config
-        self._embeddings = _array(config.teacher, "embedding.npy")
-        encoder: Any = model.encoder
-        dim, width = int(encoder.dim), self._embeddings.shape[2]
-        if width != dim:
-            raise RecipeError(f"method.teacher: {width} dimensions, but the encoder gives {dim}")
-        self.register_buffer("spread", _spread(self._embeddings), persistent=False)
-        self._scores = _array(config.teacher, "scores.npy") if config.scores > 0 else None
-        if self._scores is not None:
-            if self._scores.shape[:2] != self._embeddings.shape[:2]:
-                raise RecipeError("method.teacher: embedding.npy and scores.npy differ in rows")
-            self.classify = nn.Linear(dim, self._scores.shape[2])
-            nn.init.constant_(self.classify.bias, RARE)
+        teacher = load(config.teacher)
+        self._teacher = [teacher.requires_grad_(False)]  # in a list: not to be trained or saved
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+        own, other = model.config.frontend, teacher.config.frontend
+        if own != other:
+            raise RecipeError(f"method.teacher: its frontend is {other}, the student's {own}")
+        mine, width = _stages(model.encoder), teacher.encoder.dim
+        if width != model.encoder.dim:
+            raise RecipeError(
+                f"method.teacher: {width} dimensions, but the encoder gives {model.encoder.dim}"
+            )
+        self.paired = bool(mine) and len(mine) == len(_stages(teacher.encoder))
+        if config.forced and not self.paired:
+            raise RecipeError("method.forced: teacher and student have not the same stages: 0")
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """batch: a spectrogram and index (batch,), the manifest rows of the clips."""
-        embedding = self.windows(self.model.spectrogram(batch))  # (batch, windows, dim)
-        target = _rows(self._embeddings, batch["index"]).to(embedding.device)
-        if embedding.shape != target.shape:
-            told, heard = target.shape[1], embedding.shape[1]
-            raise RecipeError(f"method.teacher: {told} windows a clip, but the student has {heard}")
-        regress = ((embedding - target) / self.spread).square().mean()
-        angle = 1 - F.cosine_similarity(embedding, target, dim=-1).mean()
-        loss = regress + self.config.cosine * angle
+        """batch: a spectrogram."""
+        self._settle()
+        spec = self.model.spectrogram(batch)
+        teacher = self._teacher[0].to(spec.device).eval()
+        if not self.paired:
+            with torch.no_grad():
+                wanted = teacher.encoder(spec)
+            return self._tokens(self.model.encoder(spec), wanted)
+        with torch.no_grad():
+            maps = _maps(teacher.encoder, spec)
+        if int(self.updates) < self.config.forced:
+            return self._forced(maps)
+        own = _maps(self.model.encoder, spec)
+        loss, parts = self._tokens(_pooled(own[-1]), _pooled(maps[-1]))
+        errors = [_distance(m, wanted) for m, wanted in zip(own[1:], maps[1:], strict=True)]
+        parts["stages"] = torch.stack(errors).mean().detach()
+        return loss + errors[-1] + self.config.stages * sum(errors[:-1]), parts
+
+    def after_step(self, step: int) -> None:
+        self.updates += 1
+
+    def _settle(self) -> None:
+        steps = self.config.norm_steps
+        if steps is not None and int(self.updates) >= steps:
+            for module in self.model.encoder.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+
+    def _forced(self, maps: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        stages = _stages(self.model.encoder)
+        errors = []
+        for number, stage in enumerate(stages):
+            clips = max(FEWEST, len(maps[0]) >> (len(stages) - 1 - number))
+            errors.append(_distance(stage(maps[number][:clips]), maps[number + 1][:clips]))
+        values = {f"stage{i}": error.detach() for i, error in enumerate(errors, 1)}
+        return torch.stack(errors).sum(), values
+
+    def _tokens(self, tokens: Tensor, wanted: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        regress = _distance(tokens.transpose(1, 2), wanted.transpose(1, 2))
+        angle = 1 - F.cosine_similarity(tokens, wanted, dim=-1).mean()
         parts = {"regress": regress.detach(), "angle": angle.detach()}
-        if self._scores is not None:
-            wanted = _rows(self._scores, batch["index"]).to(embedding.device)
-            entropy = F.binary_cross_entropy_with_logits(
-                self.classify(embedding), wanted, reduction="none"
-            )
-            scores = entropy.sum(dim=-1).mean()
-            loss = loss + self.config.scores * scores
-            parts["scores"] = scores.detach()
-        return loss, parts
-
-    def windows(self, spec: Tensor) -> Tensor:
-        """spec: (batch, mel, frames) -> (batch, windows, dim), means of the student's tokens."""
-        tokens = self.model.encoder(spec)  # (batch, tokens, dim)
-        config = self.config
-        return tokens.unfold(1, config.window_tokens, config.hop_tokens).mean(dim=-1)
+        return regress + self.config.cosine * angle, parts
 
 
-def _array(folder: str, name: str) -> np.ndarray:
-    path = Path(folder).expanduser() / name
-    try:
-        array = np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"method.teacher: {path}: {error}") from error
-    if array.ndim != 3 or array.size == 0 or array.dtype.kind != "f":
-        raise RecipeError(f"method.teacher: {path}: expected floats (rows, windows, values)")
-    return array
+def _stages(encoder: Any) -> list[nn.Module]:
+    return list(getattr(encoder, "stages", ()))
 
 
-def _spread(embeddings: np.ndarray) -> Tensor:
-    """Standard deviation of each dimension, (dim,), with `FLOOR` added in variance."""
-    step = max(1, len(embeddings) // SPREAD_ROWS)
-    variance = np.asarray(embeddings[::step], dtype=np.float32).var(axis=(0, 1))
-    return torch.from_numpy(np.sqrt(variance + FLOOR**2))
+def _maps(encoder: Any, spec: Tensor) -> list[Tensor]:
+    """What the first stage reads and what each gives: (batch, channels, bands, frames)."""
+    maps = [encoder.image(spec)]
+    for stage in encoder.stages:
+        maps.append(stage(maps[-1]))
+    return maps
 
 
-def _rows(array: np.ndarray, index: Tensor) -> Tensor:
-    return torch.from_numpy(array[index.cpu().numpy()].astype(np.float32))
+def _pooled(last: Tensor) -> Tensor:
+    """The last map -> tokens (batch, tokens, dim), the mean over bands."""
+    return last.mean(dim=2).transpose(1, 2)
+
+
+def _distance(given: Tensor, wanted: Tensor) -> Tensor:
+    """d of this file's head; both (batch, channels, ...)."""
+    if given.shape != wanted.shape:
+        theirs, own = list(wanted.shape[1:]), list(given.shape[1:])
+        raise RecipeError(f"method.teacher: gives {theirs} where the student gives {own}")
+    others = [d for d in range(wanted.ndim) if d != 1]
+    variance = wanted.var(others, correction=0, keepdim=True)
+    return ((given - wanted).square() / (variance + FLOOR)).mean()

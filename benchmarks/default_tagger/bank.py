@@ -1,13 +1,9 @@
-"""The bank of distillation: segments of 3.855 s and what the teacher says about them.
+"""The bank of distillation: segments of 3.855 s, 384 frames, in segments/PART/NUMBER.wav.
 
-A segment holds 384 frames: seven of the teacher's patches, 48 frames apart. Clean segments cut
-every clip into pieces; the others are mixtures of up to three with changes of speed, filters, noise
-and gain, so that hours of sound become days. Each part of the bank (esc10-1, urbansound8k-2, ...)
-holds clips of one fold only, mixed with each other and with sounds of no fold, so a fold can be
-left out: labelled or not, not one sample of it is then heard.
-
-    segments/PART/NUMBER.wav    teacher/PART.embedding.npy  (segments, 7, 1024) float16
-                                teacher/PART.scores.npy     (segments, 7, 521) float16
+Clean segments cut every clip into pieces; the others are mixtures of up to three with changes of
+speed, filters, noise and gain, so that hours of sound become days. Each part of the bank (esc10-1,
+urbansound8k-2, ...) holds clips of one fold only, mixed with each other and with sounds of no fold,
+so a fold can be left out: labelled or not, not one sample of it is then heard.
 """
 
 from __future__ import annotations
@@ -20,13 +16,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
-import torch
 from scipy import signal
 from sounds import HELD_OUT, RATE
-from teacher import FRAMES, HOP, Yamnet
 
 SAMPLES = 383 * 160 + 400  # of a segment: 384 frames
-STARTS = list(range(0, 384 - FRAMES + 1, HOP))
 MIXTURES = {"other": 14_000, "held_out": 400, "esc10": 1_700, "urbansound8k": 2_200, "notes": 500}
 CHUNK = 40  # segments that a process makes at a time
 
@@ -59,21 +52,17 @@ def without_shared(clips: list[dict[str, str]]) -> list[dict[str, str]]:
     return [clip for clip in clips if len(seen[clip["group"]]) == 1 or clip["fold"] == "0"]
 
 
-def make(clips: list[dict[str, str]], out: Path, teacher: Path, jobs: int) -> None:
+def make(clips: list[dict[str, str]], out: Path, jobs: int) -> None:
     """Write the bank of all `clips` (rows of clips.csv) to `out`."""
     parts: dict[str, list[str]] = {}
     for clip in without_shared(clips):
         part = part_of(clip["source"], int(clip["fold"]))
         parts.setdefault(part, []).append(str(out / clip["path"]))
-    (out / "teacher").mkdir(exist_ok=True)
-    with ProcessPoolExecutor(jobs, initializer=_start, initargs=(teacher,)) as pool:
+    with ProcessPoolExecutor(jobs) as pool:
         for part, paths in sorted(parts.items()):
             folder = out / "segments" / part
             folder.mkdir(parents=True, exist_ok=True)
-            done = list(pool.map(_work, _plan(part, paths, parts["other"], folder)))
-            for name, column in (("embedding", 0), ("scores", 1)):
-                array = np.concatenate([result[column] for result in done])
-                np.save(out / "teacher" / f"{part}.{name}.npy", array)
+            list(pool.map(_work, _plan(part, paths, parts["other"], folder)))
 
 
 def _plan(part: str, paths: list[str], others: list[str], folder: Path) -> list[Job]:
@@ -108,21 +97,11 @@ def _weight(path: str) -> float:
     return min(soundfile.info(path).frames, 10 * RATE) ** 0.5
 
 
-def _start(teacher: Path) -> None:
-    global YAMNET
-    torch.set_num_threads(1)
-    YAMNET = Yamnet(teacher)
-
-
-def _work(job: Job) -> tuple[np.ndarray, np.ndarray]:
+def _work(job: Job) -> None:
     rng = random.Random(job.seed)
-    told = []
     for number, recipe in enumerate(job.recipes, job.first):
         wave = _mix(recipe, rng) if job.mixed else _cut(recipe[0], int(recipe[1]), number % 2 == 0)
         soundfile.write(job.folder / f"{number:06d}.wav", wave, RATE, subtype="PCM_16")
-        told.append(YAMNET.patches(YAMNET.spec(wave), STARTS))
-    embeddings, scores = (np.stack(part).astype(np.float16) for part in zip(*told, strict=True))
-    return embeddings, scores
 
 
 def _cut(path: str, start: int, repeat: bool) -> np.ndarray:

@@ -3,7 +3,8 @@
 OUT/clips.csv, OUT/clips/         sounds.py
 OUT/heard.npz                     YAMNet about whole clips: embedding (clips, 1024), mean over
                                   its patches; scores (clips, 521), the highest of its patches
-OUT/segments/, OUT/teacher/       bank.py
+OUT/yamnet/                       YAMNet as a model of this package, teacher.py
+OUT/segments/                     bank.py
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import numpy as np
 import soundfile
 import sounds
 import torch
-from teacher import Yamnet
+from teacher import Yamnet, convert
 
 
 def prepare(data: Path, out: Path, jobs: int) -> None:
-    """Do whatever of the three is not done yet."""
+    """Do whatever of the four is not done yet."""
     out.mkdir(parents=True, exist_ok=True)
     if not (out / "clips.csv").exists():
         sounds.unpack(out / "packages")
@@ -41,8 +42,10 @@ def prepare(data: Path, out: Path, jobs: int) -> None:
             told = list(pool.map(_ask, paths, chunksize=50))
         embedding, scores = (np.stack(part) for part in zip(*told, strict=True))
         np.savez(out / "heard.npz", embedding=embedding, scores=scores.astype(np.float16))
+    if not (out / "yamnet" / "config.json").exists():
+        convert(data / "teachers", out / "yamnet")
     if not (out / "bank.done").exists():
-        bank.make(clips, out, data / "teachers", jobs)
+        bank.make(clips, out, jobs)
         (out / "bank.done").touch()
 
 

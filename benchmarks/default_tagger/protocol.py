@@ -8,10 +8,8 @@ which hears neither's fold: less than the protocol allows, and half the time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import sounds
@@ -55,52 +53,22 @@ def is_test(clip: dict[str, str], split: int) -> bool:
 
 
 def write_bank(
-    out: Path,
-    name: str,
-    parts: list[str],
-    share: dict[str, float] | None = None,
-    experts: Sequence[Any] = (),
-) -> None:
-    """Join parts into one table, OUT/bank/NAME.csv, with the teacher's arrays beside it.
+    out: Path, name: str, parts: list[str], share: dict[str, float] | None = None
+) -> Path:
+    """Join parts into one table, OUT/bank/NAME.csv.
 
     share: fraction of a part's segments that is taken, evenly spaced (1 where nothing is said).
-    experts: classifiers on the teacher's embedding, whose probabilities are joined to the scores:
-        the student learns to agree with the teacher on the question that will be asked.
     """
     share = share or {}
-    rows, arrays = [], {"embedding": [], "scores": []}
+    rows = []
     for part in parts:
         segments = sorted((out / "segments" / part).glob("*.wav"))
         chosen = np.linspace(0, len(segments) - 1, round(len(segments) * share.get(part, 1.0)))
-        index = chosen.astype(int)
-        rows += [Row(segments[i], group=part) for i in index]
-        for kind, values in arrays.items():
-            values.append(np.load(out / "teacher" / f"{part}.{kind}.npy", mmap_mode="r")[index])
-    folder = out / "bank" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    joined = {kind: np.concatenate(values) for kind, values in arrays.items()}
-    flat = joined["embedding"].reshape(-1, joined["embedding"].shape[-1]).astype(np.float32)
-    opinions = [expert.predict_proba(flat).astype(np.float16) for expert in experts]
-    opinions = [each.reshape(*joined["scores"].shape[:2], -1) for each in opinions]
-    np.save(folder / "embedding.npy", joined["embedding"])
-    np.save(folder / "scores.npy", np.concatenate([joined["scores"], *opinions], axis=2))
-    manifest.write(folder.parent / f"{name}.csv", rows, root=out)
-
-
-def experts(embedding: np.ndarray, clips: list[dict[str, str]], splits: Sequence[int]) -> list[Any]:
-    """Logistic regressions on the teacher's embedding (clips, dim), one for each measured set,
-    trained on the clips that all of `splits` may hear."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    fits = []
-    for measured in MEASURED:
-        heard = [set(sides(measured.name, clips, split)[0]) for split in (splits or [None])]
-        rows = sorted(set.intersection(*heard))
-        fit = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=300))
-        fits.append(fit.fit(embedding[rows], [clips[i]["category"] for i in rows]))
-    return fits
+        rows += [Row(segments[i], group=part) for i in chosen.astype(int)]
+    path = out / "bank" / f"{name}.csv"
+    path.parent.mkdir(exist_ok=True)
+    manifest.write(path, rows, root=out)
+    return path
 
 
 def sides(name: str, clips: list[dict[str, str]], split: int | None) -> tuple[list[int], list[int]]:

@@ -8,9 +8,10 @@ music_examples, text (AudioCaps captions) and teachers (YAMNet tflite). Needed b
 in the PATH, and Debian's apt-get to download packages (nothing is installed). Every stage whose
 result is in the --out folder already is left out, so a run goes on where it was stopped.
 
-1. prepare.py     sounds, YAMNet's view of every clip, the bank of distillation
-2. distil         recipe tagger_distill on sounds of no fold -> runs/base
-3. distil         recipe tagger_distill from runs/base, with training folds: for the odd splits, the
+1. prepare.py     sounds, YAMNet's view of every clip, YAMNet as a model, the bank of distillation
+2. distil         recipe tagger_distill on sounds of no fold -> runs/base, and fold.py -> runs/base/
+                  folded, without batch norms
+3. distil         recipe tagger_distill from there, with training folds: for the odd splits, the
                   even ones, and for everything ("all")
    name           recipe tagger from there, for each split of protocol.py and for everything; then
                   refit.py fits the head anew
@@ -32,6 +33,7 @@ import measure
 import numpy as np
 import protocol
 from card import ship
+from fold import fold
 from prepare import prepare, table
 from refit import refit
 
@@ -40,7 +42,9 @@ from audiossl.engine.train import fit
 
 SHARE_OF_OTHERS = 0.1  # of the sounds of no fold, heard again beside a half's folds
 FINISHED = "refitted"  # folder of the model whose head has been fitted anew
-BASE_STEPS, HALF_STEPS = 6000, 4500
+FOLDED = "folded"  # folder of the model of the base whose batch norms are folded
+# What differs from the recipe once the student can stand alone.
+AFTER_BASE = ("train.steps=2500", "train.lr=1e-3", "method.forced=0", "train.batch_size=8")
 
 
 def main() -> None:
@@ -57,7 +61,9 @@ def main() -> None:
     prepare(arguments.data, out, arguments.jobs)
     train_base(out, arguments.jobs)
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        list(pool.map(distil, protocol.HALVES, [out] * len(protocol.HALVES)))
+        list(pool.map(distil, ("odd", "even"), [out] * 2))
+    distil("all", out, arguments.jobs)
+    with ProcessPoolExecutor(arguments.jobs) as pool:
         splits = (None, *protocol.SPLITS)
         list(pool.map(name_sounds, splits, [out] * 5, [arguments.data] * 5))
     numbers = report(out, arguments.data, arguments.jobs)
@@ -69,23 +75,21 @@ def main() -> None:
 def train_base(out: Path, threads: int) -> None:
     """Distillation on the sounds that belong to no fold and no held-out package."""
     folder = out / "runs" / "base"
-    if not (folder / "done").exists():
-        protocol.write_bank(out, "base", ["other"])
-        teach(out, "base", folder, BASE_STEPS, f"train.threads={threads}")
+    if not (folder / FOLDED).exists():
+        teach(out, protocol.write_bank(out, "base", ["other"]), folder, f"train.threads={threads}")
+        fold(folder / "last", folder / FOLDED)
 
 
-def distil(half: str, out: Path) -> None:
-    """Distillation with the training folds of the half's splits, from the base; one thread."""
+def distil(half: str, out: Path, threads: int = 1) -> None:
+    """Distillation with the training folds of the half's splits, from the base."""
     folder = out / "runs" / half / "distilled"
     if (folder / "done").exists():
         return
-    clips, splits = table(out), protocol.HALVES[half]
-    experts = protocol.experts(np.load(out / "heard.npz")["embedding"], clips, splits)
-    never = set().union(*(protocol.left_out(split) for split in splits))
-    parts = sorted({protocol.clip_part(clip) for clip in clips} - never)
-    protocol.write_bank(out, half, parts, {"other": SHARE_OF_OTHERS}, experts)
-    start = f"model.from={out / 'runs' / 'base' / 'last'}"
-    teach(out, half, folder, HALF_STEPS, start, "train.threads=1")
+    never = set().union(*(protocol.left_out(split) for split in protocol.HALVES[half]))
+    parts = sorted({protocol.clip_part(clip) for clip in table(out)} - never)
+    bank = protocol.write_bank(out, half, parts, {"other": SHARE_OF_OTHERS})
+    start = f"model.from={out / 'runs' / 'base' / FOLDED}"
+    teach(out, bank, folder, start, f"train.threads={threads}", *AFTER_BASE)
 
 
 def name_sounds(split: int | None, out: Path, data: Path) -> None:
@@ -107,11 +111,10 @@ def name_sounds(split: int | None, out: Path, data: Path) -> None:
     refit(folder / "last", clips_table, out, folder / FINISHED)
 
 
-def teach(out: Path, bank: str, folder: Path, steps: int, *overrides: str) -> None:
-    """Run the recipe of distillation on OUT/bank/`bank`."""
-    place = out / "bank" / bank
-    wanted = [f"method.teacher={place}", f"data.train={place}.csv", f"data.root={out}"]
-    train("tagger_distill", folder, [*wanted, f"train.steps={steps}", *overrides])
+def teach(out: Path, bank: Path, folder: Path, *overrides: str) -> None:
+    """Run the recipe of distillation on the segments of table `bank`."""
+    wanted = [f"method.teacher={out / 'yamnet'}", f"data.train={bank}", f"data.root={out}"]
+    train("tagger_distill", folder, [*wanted, *overrides])
 
 
 def train(name: str, folder: Path, overrides: list[str]) -> None:
