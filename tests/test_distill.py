@@ -1,116 +1,176 @@
-"""Distillation: the loss by hand, what is trained and what is kept, and what is refused."""
+"""Distillation: the loss by hand, stage by stage and on its own, what is kept, what is refused."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from audiossl import methods
 from audiossl import recipe as recipes
 from audiossl.errors import RecipeError
-from audiossl.methods.distill import FLOOR, Config, Method
-from audiossl.model import Model
+from audiossl.methods.distill import FEWEST, FLOOR, Config, Method
+from audiossl.model import Model, save_model
 from audiossl.model_config import ModelConfig
 
-ROWS, WINDOWS, CLASSES, DIM = 9, 3, 5, 8
-ARCHITECTURE = {"name": "dscnn", "widths": [6, 8], "strides": [2, 2], "stem": 4}
-SAMPLES = 160 * 95 + 400  # 96 frames, 12 tokens of this encoder: 3 windows of 6, 3 apart
+TEACHER = {"name": "dscnn", "widths": [6, 6, 8], "strides": [2, 1, 2], "stem": 4}
+STUDENT = {"name": "dscnn", "widths": [6, 8], "strides": [2, 2], "stem": 4}
+VIT = {"name": "vit", "dim": 8, "depth": 1, "heads": 2, "mel": 64, "frames": 96, "class_tokens": 0}
+SAMPLES = 160 * 95 + 400  # 96 frames, 12 tokens of these encoders
 
 
-@pytest.fixture
-def model() -> Model:
-    torch.manual_seed(0)
-    frontend = {"preset": "yamnet"}
-    return Model(ModelConfig(name="student", architecture=ARCHITECTURE, frontend=frontend))
+def made(architecture: dict[str, Any], seed: int = 0, preset: str = "yamnet") -> Model:
+    torch.manual_seed(seed)
+    config = ModelConfig(name="m", architecture=architecture, frontend={"preset": preset})
+    return Model(config)
 
 
 @pytest.fixture
 def teacher(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    embedding = np.abs(rng.normal(size=(ROWS, WINDOWS, DIM)))
-    np.save(tmp_path / "embedding.npy", embedding.astype(np.float16))
-    np.save(tmp_path / "scores.npy", rng.random((ROWS, WINDOWS, CLASSES)).astype(np.float16))
-    return tmp_path
+    model = made(TEACHER, seed=5)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean)  # type: ignore[arg-type]
+            torch.nn.init.uniform_(module.bias, 0, 2)
+    save_model(model, tmp_path / "teacher")
+    return tmp_path / "teacher"
 
 
-def batch(clips: int = 4) -> dict[str, torch.Tensor]:
-    generator = torch.manual_seed(1)
-    wave = torch.randn(clips, SAMPLES, generator=generator) * 0.1
-    return {"wave": wave, "index": torch.tensor([7, 0, 3, 3])[:clips]}
+def batch(clips: int = 8) -> dict[str, torch.Tensor]:
+    wave = torch.randn(clips, SAMPLES, generator=torch.manual_seed(1)) * 0.1
+    return {"wave": wave * torch.linspace(0.1, 1, clips)[:, None]}
 
 
-def slow_loss(method: Method, batch: dict[str, torch.Tensor], teacher: Path) -> float:
-    """One window and one number at a time."""
-    embedding = np.load(teacher / "embedding.npy").astype(np.float64)
-    scores = np.load(teacher / "scores.npy").astype(np.float64)
-    spread = [math.sqrt(embedding[:, :, d].var() + FLOOR**2) for d in range(embedding.shape[2])]
-    tokens = method.model.encoder(method.model.frontend(batch["wave"])).double()
-    weight, bias = method.classify.weight.double(), method.classify.bias.double()
-    regress, angle, entropy = [], [], []
-    for clip, row in enumerate(batch["index"].tolist()):
-        for window in range(WINDOWS):
-            e = tokens[clip, 3 * window : 3 * window + 6].mean(0)
-            t = torch.from_numpy(embedding[row, window])
-            regress += [((e[d] - t[d]) / spread[d]) ** 2 for d in range(DIM)]
-            angle.append(1 - (e @ t) / (e.norm() * t.norm()))
-            total = torch.zeros((), dtype=torch.float64)
-            for c in range(CLASSES):
-                p = torch.sigmoid(weight[c] @ e + bias[c])
-                s = scores[row, window, c]
-                total -= s * p.log() + (1 - s) * (1 - p).log()
-            entropy.append(total)
-    means = [torch.stack(part).mean() for part in (regress, angle, entropy)]
-    return float(means[0] + method.config.cosine * means[1] + method.config.scores * means[2])
+def slow_distance(given: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """One channel at a time; (batch, channels, ...)."""
+    per_channel = []
+    for c in range(wanted.shape[1]):
+        g, w = given[:, c].flatten().double(), wanted[:, c].flatten().double()
+        variance = ((w - w.mean()) ** 2).sum() / len(w)
+        per_channel.append(((g - w) ** 2).sum() / len(w) / (variance + FLOOR))
+    return sum(per_channel) / len(per_channel)  # type: ignore[return-value]
 
 
-def test_loss_equals_the_slow_version(model: Model, teacher: Path) -> None:
-    method = Method(model, Config(teacher=str(teacher), cosine=1.5, scores=0.3)).eval()
+def maps_of(model: Model, spec: torch.Tensor) -> list[torch.Tensor]:
+    encoder: Any = model.encoder
+    maps = [encoder.image(spec)]
+    for stage in encoder.stages:
+        maps.append(stage(maps[-1]))
+    return maps
+
+
+def slow_loss(method: Method, teacher: Model, spec: torch.Tensor) -> float:
+    """The student on its own."""
+    own, wanted = maps_of(method.model, spec), maps_of(teacher, spec)
+    stages = [slow_distance(o, w) for o, w in zip(own[1:], wanted[1:], strict=True)]
+    tokens, others = (m[-1].mean(2).transpose(1, 2) for m in (own, wanted))  # (clip, token, dim)
+    angles = []
+    for clip in range(len(tokens)):
+        for token in range(tokens.shape[1]):
+            e, t = tokens[clip, token], others[clip, token]
+            angles.append(1 - (e @ t) / (e.norm() * t.norm()))
+    regress = slow_distance(tokens.transpose(1, 2), others.transpose(1, 2))
+    config = method.config
+    loss = regress + config.cosine * torch.stack(angles).mean()
+    return float(loss + stages[-1] + config.stages * sum(stages[:-1]))
+
+
+def test_loss_equals_the_slow_version(teacher: Path) -> None:
+    from audiossl.model import load
+
+    method = Method(made(STUDENT), Config(str(teacher), cosine=1.5, stages=0.4)).eval()
     with torch.no_grad():
         loss, parts = method.loss(batch())
-        assert float(loss) == pytest.approx(slow_loss(method, batch(), teacher), rel=1e-4)
-    assert set(parts) == {"regress", "angle", "scores"}
-    whole = parts["regress"] + 1.5 * parts["angle"] + 0.3 * parts["scores"]
-    assert float(whole) == pytest.approx(float(loss), rel=1e-5)
+        spec = method.model.frontend(batch()["wave"])
+        assert float(loss) == pytest.approx(slow_loss(method, load(str(teacher)), spec), rel=1e-4)
+    assert set(parts) == {"regress", "angle", "stages"}
 
 
-def test_a_spectrogram_may_stand_for_the_wave(model: Model, teacher: Path) -> None:
-    method = Method(model, Config(teacher=str(teacher))).eval()
-    spec = {"spec": model.frontend(batch()["wave"]), "index": batch()["index"]}
-    assert method.loss(spec)[0] == method.loss(batch())[0]
+def test_a_forced_stage_reads_the_teachers_map_and_half_the_clips_of_the_next(
+    teacher: Path,
+) -> None:
+    from audiossl.model import load
 
-
-def test_a_student_that_says_the_same_loses_nothing(model: Model, teacher: Path) -> None:
+    method = Method(made(STUDENT), Config(str(teacher), forced=1)).eval()
+    encoder: Any = method.model.encoder
     with torch.no_grad():
-        tokens = model.eval().encoder(model.frontend(batch()["wave"]))
-    said = tokens.unfold(1, 6, 3).mean(-1).numpy()
-    embedding = np.load(teacher / "embedding.npy").astype(np.float32)
-    embedding[[7, 0, 3]] = said[:3]
-    np.save(teacher / "embedding.npy", embedding)
-    method = Method(model, Config(teacher=str(teacher), scores=0)).eval()
+        loss, parts = method.loss(batch())
+        maps = maps_of(load(str(teacher)), method.model.frontend(batch()["wave"]))
+        clips = [max(FEWEST, 2), 4, 8]
+        expected = [
+            slow_distance(stage(maps[n][: clips[n]]), maps[n + 1][: clips[n]])
+            for n, stage in enumerate(encoder.stages)
+        ]
+    assert float(loss) == pytest.approx(float(sum(expected)), rel=1e-4)
+    assert [float(parts[f"stage{n}"]) for n in (1, 2, 3)] == pytest.approx(
+        [float(e) for e in expected], rel=1e-4
+    )
+
+
+def test_after_the_forced_updates_the_student_is_on_its_own(teacher: Path) -> None:
+    method = Method(made(STUDENT), Config(str(teacher), forced=2))
+    seen = []
+    for step in range(4):
+        seen.append("angle" in method.loss(batch())[1])
+        method.after_step(step)
+    assert seen == [False, False, True, True]
+    again = Method(made(STUDENT), Config(str(teacher), forced=2))
+    again.load_state_dict(method.state_dict())
+    assert "angle" in again.loss(batch())[1], "a resumed run knows how far it was"
+
+
+def test_a_student_that_says_the_same_loses_nothing(teacher: Path) -> None:
+    from audiossl.model import load
+
+    method = Method(load(str(teacher)), Config(str(teacher), forced=1)).eval()
+    for step in range(2):
+        with torch.no_grad():
+            assert float(method.loss(batch())[0]) == pytest.approx(0, abs=1e-5)
+        method.after_step(step)
+
+
+def test_an_encoder_without_stages_is_compared_by_its_tokens(tmp_path: Path) -> None:
+    save_model(made(VIT, seed=3), tmp_path / "vit")
+    method = Method(made(VIT), Config(str(tmp_path / "vit"), cosine=0)).eval()
     with torch.no_grad():
-        loss, parts = method.loss(batch(3))
-    assert float(loss) == pytest.approx(0, abs=1e-5)
+        loss, parts = method.loss(batch())
+        spec = method.model.frontend(batch()["wave"])
+        own, wanted = (m.encoder(spec).transpose(1, 2) for m in (method.model, made(VIT, seed=3)))
+    assert float(loss) == pytest.approx(float(slow_distance(own, wanted)), rel=1e-3)
     assert set(parts) == {"regress", "angle"}
 
 
-def test_gradient_reaches_the_encoder_and_only_the_model_is_kept(
-    model: Model, teacher: Path
-) -> None:
-    method = Method(model, Config(teacher=str(teacher)))
-    method.loss(batch())[0].backward()
-    assert all(p.grad is not None for p in method.parameters())
-    assert method.model is model
-    assert not any("classify" in name for name in model.state_dict())
+def test_gradient_reaches_the_encoder_and_nothing_of_the_teacher_is_kept(teacher: Path) -> None:
+    for forced in (0, 1):
+        model = made(STUDENT)
+        method = Method(model, Config(str(teacher), forced=forced))
+        method.loss(batch())[0].backward()
+        assert all(p.grad is not None for p in method.parameters())
+        assert method.model is model
+        assert method.state_dict().keys() - {"updates"} == {
+            f"model.{n}" for n in model.state_dict()
+        }
 
 
-def test_the_loss_falls(model: Model, teacher: Path) -> None:
-    torch.manual_seed(0)
-    method = Method(model, Config(teacher=str(teacher)))
-    optimizer = torch.optim.AdamW(method.parameters(), lr=5e-3)
+def test_batch_norms_settle(teacher: Path) -> None:
+    method = Method(made(STUDENT), Config(str(teacher), norm_steps=1)).train()
+    norm = next(m for m in method.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    assert norm.running_mean is not None
+    before = norm.running_mean.clone()
+    method.loss(batch())
+    moved = norm.running_mean.clone()
+    assert not torch.equal(before, moved)
+    method.after_step(0)
+    method.train().loss(batch())
+    assert torch.equal(norm.running_mean, moved)
+
+
+@pytest.mark.parametrize("forced", [0, 1000])
+def test_the_loss_falls(teacher: Path, forced: int) -> None:
+    method = Method(made(STUDENT), Config(str(teacher), forced=forced))
+    optimizer = torch.optim.AdamW(method.parameters(), lr=1e-2)
     losses = []
     for _ in range(60):
         loss, _ = method.loss(batch())
@@ -118,33 +178,38 @@ def test_the_loss_falls(model: Model, teacher: Path) -> None:
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert losses[-1] < 0.6 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]
 
 
-def test_wrong_arrays_are_refused(model: Model, teacher: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"embedding\.npy"):
-        Method(model, Config(teacher=str(tmp_path / "nowhere")))
-    np.save(teacher / "scores.npy", np.zeros((ROWS + 1, WINDOWS, CLASSES), np.float16))
-    with pytest.raises(RecipeError, match="differ in rows"):
-        Method(model, Config(teacher=str(teacher)))
-    np.save(teacher / "embedding.npy", np.zeros((ROWS, DIM), np.float16))
-    with pytest.raises(RecipeError, match="rows, windows, values"):
-        Method(model, Config(teacher=str(teacher)))
-    np.save(teacher / "embedding.npy", np.zeros((ROWS, WINDOWS, DIM + 1), np.float16))
-    with pytest.raises(RecipeError, match=f"{DIM + 1} dimensions, but the encoder gives {DIM}"):
-        Method(model, Config(teacher=str(teacher)))
+def test_a_teacher_that_does_not_fit_is_refused(teacher: Path, tmp_path: Path) -> None:
+    save_model(made(STUDENT, preset="beats"), tmp_path / "other")
+    with pytest.raises(RecipeError, match=r"its frontend is .*beats.*, the student's .*yamnet"):
+        Method(made(STUDENT), Config(str(tmp_path / "other")))
+    wide = {**STUDENT, "widths": [6, 9]}
+    with pytest.raises(RecipeError, match="8 dimensions, but the encoder gives 9"):
+        Method(made(wide), Config(str(teacher)))
+    flat = {"name": "dscnn", "widths": [8], "strides": [2], "stem": 4}
+    with pytest.raises(RecipeError, match=r"method\.forced: .* have not the same stages"):
+        Method(made(flat), Config(str(teacher), forced=1))
+    other = {**STUDENT, "widths": [7, 8]}
+    with pytest.raises(
+        RecipeError, match=r"gives \[6, 16, 24\] where the student gives \[7, 16, 24\]"
+    ):
+        Method(made(other), Config(str(teacher))).loss(batch())
+    with pytest.raises(RecipeError, match=r"gives \[8, 12\] where the student gives \[8, 24\]"):
+        Method(made(flat), Config(str(teacher))).loss(batch())
 
 
-def test_another_number_of_windows_is_refused(model: Model, teacher: Path) -> None:
-    method = Method(model, Config(teacher=str(teacher)))
-    longer = {**batch(), "wave": torch.zeros(4, 3 * SAMPLES)}
-    with pytest.raises(RecipeError, match="3 windows a clip, but the student has"):
-        method.loss(longer)
+def test_a_spectrogram_may_stand_for_the_wave(teacher: Path) -> None:
+    method = Method(made(STUDENT), Config(str(teacher))).eval()
+    with torch.no_grad():
+        spec = method.model.frontend(batch()["wave"])
+        assert float(method.loss({"spec": spec})[0]) == float(method.loss(batch())[0])
 
 
 def test_the_recipe_reads_it() -> None:
     recipe = recipes.load("tagger_distill")
     assert recipe.method == "distill"
     assert "distill" in methods.names()
-    assert recipe.config.window_tokens == 6
-    assert recipe.config.hop_tokens == 3
+    assert recipe.config.forced == 3500
+    assert recipe.config.norm_steps == 300

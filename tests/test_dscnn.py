@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from audiossl import models
 from audiossl.errors import ModelError
-from audiossl.models.dscnn import DSCNN, MIN_FRAMES, SeparableBlock
+from audiossl.models.dscnn import DSCNN, MIN_FRAMES, ConvNorm, SeparableBlock
 
 SMALL = {"widths": (6, 8, 12), "strides": (2, 2, 1), "stem": 4}
 
@@ -20,41 +22,65 @@ def seed() -> None:
 def slow_block(block: SeparableBlock, x: torch.Tensor, stride: int) -> torch.Tensor:
     """One output value at a time, batch norms in eval mode."""
     _, channels, bands, frames = x.shape
-    padded = torch.nn.functional.pad(x, (1, 1, 1, 1))
-    rows, columns = -(-bands // stride), -(-frames // stride)
+    before = 0 if stride == 2 else 1
+    padded = torch.nn.functional.pad(x, (before, 1, before, 1))
+    rows, columns = (bands - before) // stride + before, (frames - before) // stride + before
     inner = torch.zeros(len(x), channels, rows, columns)
     for c in range(channels):
         for row in range(rows):
             for column in range(columns):
                 top, left = row * stride, column * stride
                 patch = padded[:, c, top : top + 3, left : left + 3]
-                inner[:, c, row, column] = (patch * block.depthwise.weight[c, 0]).sum((1, 2))
-    inner = torch.relu(slow_norm(block.norm1, inner))
-    mixed = torch.einsum("bchw,oc->bohw", inner, block.pointwise.weight[:, :, 0, 0])
-    out = torch.relu(slow_norm(block.norm2, mixed))
-    return out + x if block.identity else out
+                inner[:, c, row, column] = (patch * block.depthwise.conv.weight[c, 0]).sum((1, 2))
+    inner = slow_norm(block.depthwise, inner).clamp(0, 6)
+    mixed = torch.einsum("bchw,oc->bohw", inner, block.pointwise.conv.weight[:, :, 0, 0])
+    return slow_norm(block.pointwise, mixed).clamp(0, 6)
 
 
-def slow_norm(norm: torch.nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
-    mean, var = norm.running_mean, norm.running_var
-    assert mean is not None
-    assert var is not None
+def slow_norm(part: ConvNorm, x: torch.Tensor) -> torch.Tensor:
     shape = (1, -1, 1, 1)
-    scaled = (x - mean.view(shape)) / torch.sqrt(var.view(shape) + norm.eps)
+    if part.conv.bias is not None:
+        return x + part.conv.bias.view(shape)
+    norm = part.norm
+    assert isinstance(norm, torch.nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scaled = (x - norm.running_mean.view(shape)) / torch.sqrt(
+        norm.running_var.view(shape) + norm.eps
+    )
     return scaled * norm.weight.view(shape) + norm.bias.view(shape)
 
 
+@pytest.mark.parametrize("norm", [True, False])
 @pytest.mark.parametrize(("channels", "width", "stride"), [(4, 4, 1), (4, 6, 1), (4, 4, 2)])
-def test_block_equals_the_slow_version(channels: int, width: int, stride: int) -> None:
-    block = SeparableBlock(channels, width, stride)
-    for norm in (block.norm1, block.norm2):
-        norm.running_mean = torch.randn_like(norm.running_mean)  # type: ignore[arg-type]
-        norm.running_var = torch.rand_like(norm.running_var) + 0.5  # type: ignore[arg-type]
+@pytest.mark.parametrize("shape", [(7, 10), (8, 9)])
+def test_block_equals_the_slow_version(
+    channels: int, width: int, stride: int, norm: bool, shape: tuple[int, int]
+) -> None:
+    block = SeparableBlock(channels, width, stride, norm)
+    for part in block.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.running_mean = torch.randn_like(part.running_mean)  # type: ignore[arg-type]
+            part.running_var = torch.rand_like(part.running_var) + 0.5  # type: ignore[arg-type]
     block.eval()
-    x = torch.randn(2, channels, 7, 10)
-    assert block.identity is (channels == width and stride == 1)
+    x = torch.randn(2, channels, *shape) * 4  # some of it above 6
     with torch.no_grad():
         assert torch.allclose(block(x), slow_block(block, x, stride), atol=1e-5)
+
+
+def test_stages_begin_with_a_stride_of_two() -> None:
+    encoder = DSCNN(widths=(4, 6, 6, 8), strides=(1, 2, 1, 2), stem=4)
+    sizes = [tuple(stage(image).shape[1:]) for stage, image in _walk(encoder)]
+    assert sizes == [(4, 8, 48), (6, 4, 24), (8, 2, 12)]
+    assert [len(stage) for stage in encoder.stages] == [2, 2, 1]  # type: ignore[arg-type]
+
+
+def _walk(encoder: DSCNN) -> Iterator[tuple[torch.nn.Module, torch.Tensor]]:
+    """Each stage with what it reads."""
+    x = encoder.image(torch.randn(1, 16, 96))
+    for stage in encoder.stages:
+        yield stage, x
+        x = stage(x)
 
 
 def test_tokens_embedding_and_their_numbers() -> None:

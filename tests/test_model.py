@@ -86,7 +86,7 @@ def test_a_loaded_model_is_ready_to_train(folder: Path) -> None:
     assert all(value.requires_grad for value in loaded.parameters())
     assert not any(value.is_meta for value in (*loaded.parameters(), *loaded.buffers()))
     loaded(torch.randn(1, 8000)).sum().backward()
-    assert loaded.encoder.stem.weight.grad is not None
+    assert loaded.encoder.stages[0][0].conv.weight.grad is not None
 
 
 def test_weights_keep_the_memory_layout_of_the_architecture(folder: Path) -> None:
@@ -97,10 +97,10 @@ def test_weights_keep_the_memory_layout_of_the_architecture(folder: Path) -> Non
 
 def test_a_loaded_model_does_not_need_its_file_any_more(folder: Path) -> None:
     loaded = load(str(folder))
-    before = loaded.encoder.stem.weight.clone()
+    before = loaded.encoder.stages[0][0].conv.weight.clone()
     with (folder / "model.safetensors").open("r+b") as file:
         file.truncate(8)
-    assert torch.equal(loaded.encoder.stem.weight, before)
+    assert torch.equal(loaded.encoder.stages[0][0].conv.weight, before)
 
 
 @pytest.mark.parametrize("name", models.names())
@@ -155,15 +155,17 @@ def test_other_float_types_load_as_float32(folder: Path, dtype: torch.dtype) -> 
     half = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
     reweigh(folder, half)
     loaded = load(str(folder))
-    assert loaded.encoder.stem.weight.dtype == torch.float32
-    assert torch.equal(loaded.encoder.stem.weight, half["encoder.stem.weight"].float())
+    assert loaded.encoder.stages[0][0].conv.weight.dtype == torch.float32
+    assert torch.equal(
+        loaded.encoder.stages[0][0].conv.weight, half["encoder.stages.0.0.conv.weight"].float()
+    )
 
 
 # Refused: weights
 
 
 def changed(tensors: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tensor]:
-    key = "encoder.stem.weight"
+    key = "encoder.stages.0.0.conv.weight"
     if how == "missing":
         return {name: value for name, value in tensors.items() if name != key}
     if how == "unexpected":
@@ -183,14 +185,14 @@ def changed(tensors: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tenso
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ("missing", "missing: encoder.stem.weight"),
+        ("missing", "missing: encoder.stages.0.0.conv.weight"),
         ("unexpected", "unexpected: encoder.more"),
         ("elsewhere", "unexpected: optimizer.step"),
-        ("shape", r"wrong shape: encoder.stem.weight \(72,\) instead of \(8, 1, 3, 3\)"),
+        ("shape", r"wrong shape: encoder.stages.0.0.conv.weight \(72,\) instead of \(8, 1, 3, 3\)"),
         ("empty", "wrong shape"),
-        ("type", "wrong type: encoder.stem.weight I64"),
-        ("nan", "encoder.stem.weight holds NaN or infinity"),
-        ("infinity", "encoder.stem.weight holds NaN or infinity"),
+        ("type", "wrong type: encoder.stages.0.0.conv.weight I64"),
+        ("nan", "encoder.stages.0.0.conv.weight holds NaN or infinity"),
+        ("infinity", "encoder.stages.0.0.conv.weight holds NaN or infinity"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(folder: Path, how: str, says: str) -> None:
@@ -224,7 +226,7 @@ def test_one_flipped_bit_is_found(folder: Path, where: int) -> None:
         ({"architecture__name": "dscn"}, "did you mean 'dscnn'"),
         ({"architecture__name": "../evil"}, "unknown architecture"),
         ({"architecture__name": "layers"}, "unknown architecture"),
-        ({"architecture__dmi": 8}, "did you mean 'dim'"),
+        ({"architecture__stm": 8}, "did you mean 'stem'"),
         ({"architecture__dim": "wide"}, "config.json"),
         ({"architecture__dim": -1}, "config.json"),
         ({"architecture__dim": 0}, "config.json|model.safetensors"),
@@ -329,7 +331,9 @@ def test_a_folder_that_exists_is_written_over_whole(folder: Path) -> None:
     torch.manual_seed(1)
     other = Model(ModelConfig(**CONFIG))
     save_model(other, folder)
-    assert torch.equal(load(str(folder)).encoder.stem.weight, other.encoder.stem.weight)
+    assert torch.equal(
+        load(str(folder)).encoder.stages[0][0].conv.weight, other.encoder.stages[0][0].conv.weight
+    )
 
 
 def test_the_recorded_sha256_is_that_of_the_file(folder: Path) -> None:

@@ -111,7 +111,7 @@ def test_what_cannot_be_changed(build: Build, change: str, words: str) -> None:
 
 
 def test_an_encoder_without_a_table_keeps_its_sizes() -> None:
-    section = "from: tagger, change: {dim: 32}"
+    section = "from: tagger, change: {stem: 16}"
     text = f"method: {{name: supervised}}\nmodel: {{{section}}}\ntrain: {{steps: 1}}\n"
     with pytest.raises(RecipeError, match=r"recipe model\.change: 5 of its tensors do not fit"):
         build_model(recipe.loads(text))

@@ -119,9 +119,9 @@ TINY = {
 @pytest.mark.parametrize("name", models.names())
 def test_every_architecture_says_where_its_tokens_lie(name: str) -> None:
     """All tokens that are no class tokens are in the grid; it is as deep as the bands allow."""
-    sizes = {} if name == "dscnn" else {"mel": 32, "depth": 2}
+    sizes = {} if name == "dscnn" else {"mel": 32, "depth": 2, "dim": 16}
     heads = {} if name in ("dscnn", "ssamba") else {"heads": 2}
-    encoder = models.build(name, dim=16, **sizes, **heads, **TINY[name]).eval()
+    encoder = models.build(name, **sizes, **heads, **TINY[name]).eval()
     with torch.inference_mode():
         count = encoder(torch.randn(1, 32, 64)).shape[1]
     rows, columns = features.token_grid(encoder, 64, count)
@@ -171,7 +171,8 @@ def test_a_clip_too_short_for_the_encoder_is_an_error_of_its_own(
 def test_features_that_are_no_numbers_are_refused(rows: list[Row], tmp_path: Path) -> None:
     model = convolutional()
     with torch.no_grad():
-        model.encoder.proj_norm.bias[0] = float("nan")  # type: ignore[union-attr, operator, index]
+        last = model.encoder.stages[-1][-1]  # type: ignore[union-attr, index]
+        last.pointwise.norm.bias[0] = float("nan")
     found = extract(Extractor(model), rows[:2], "", tmp_path)
     assert [error.code for error in found.errors.values()] == ["not-finite", "not-finite"]
 

@@ -119,7 +119,7 @@ BAD: list[tuple[str, str | bytes, int | None, str]] = [
     ("unknown method", changed("supervised", "supervisd"), 5, "did you mean 'supervised'"),
     ("unknown architecture", changed("dscnn,", "dscn,"), 8, "did you mean 'dscnn'"),
     ("architecture argument", changed("stem: 32", "stems: 32"), 8,
-     "model.architecture.dims: architecture 'dscnn' has no such argument (did you mean 'dim'?)"),
+     "model.architecture.stems: architecture 'dscnn' has no such argument (did you mean 'stem'?)"),
     ("no frontend", changed("  frontend: {preset: yamnet}\n", ""), 8, "model.frontend: missing"),
     ("from and architecture", changed("  head:", "  from: tagger\n  head:"), 7, "either `from` or"),
     ("nothing to train", changed("  architecture: {name: dscnn, stem: 32}\n", ""), 7,
@@ -206,7 +206,7 @@ def test_values_are_read_by_declared_type(tmp_path: Path) -> None:
     assert got.data.train == "no"
     assert got.data.root is None
     assert got.data.labels == ["yes", "no", "on", "null_", "0123", "12:30"]
-    assert got.model.architecture == {"name": "dscnn", "dim": 32}
+    assert got.model.architecture == {"name": "dscnn", "stem": 32}
     assert got.description == "A recipe for the tests."
     assert got.name == "bad"
     assert got.out == "runs/bad"
@@ -281,12 +281,12 @@ def test_an_override_of_one_alternative_puts_the_other_out_of_force(tmp_path: Pa
 def test_base_gives_what_the_recipe_does_not(tmp_path: Path) -> None:
     (tmp_path / "under.yaml").write_text(GOOD)
     (tmp_path / "over.yaml").write_text(
-        "# Mine\nbase: under.yaml\ntrain: {lr: 2e-3, steps: 3}\nmodel: {architecture: {dim: 64}}\n"
+        "# Mine\nbase: under.yaml\ntrain: {lr: 2e-3, steps: 3}\nmodel: {architecture: {stem: 64}}\n"
     )
     got = recipe.load(str(tmp_path / "over.yaml"))
     assert got.train.lr == 2e-3
     assert (got.train.steps, got.train.epochs) == (3, None)
-    assert got.model.architecture == {"name": "dscnn", "dim": 64}
+    assert got.model.architecture == {"name": "dscnn", "stem": 64}
     assert got.data.train == "clips.csv"
     assert (got.name, got.description) == ("over", "Mine")
 
@@ -334,7 +334,11 @@ def test_resolved_recipe_keeps_text_that_looks_like_something_else(tmp_path: Pat
     text = text.replace("stem: 32", "stem: 32, widths: ['1', 'true', '~', x]")
     got = load_text(text, tmp_path)
     assert recipe.loads(recipe.to_yaml(got), got.name) == got
-    assert got.model.architecture == {"name": "dscnn", "stem": 32, "widths": ["1", "true", "~", "x"]}
+    assert got.model.architecture == {
+        "name": "dscnn",
+        "stem": 32,
+        "widths": ["1", "true", "~", "x"],
+    }
 
 
 def test_unknown_recipe_names_are_answered_with_the_nearest() -> None:

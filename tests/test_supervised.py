@@ -108,7 +108,7 @@ def test_unknown_targets_give_no_gradient_and_no_nan(loss: Any) -> None:
         assert parameter.grad is None or not parameter.grad.any()
     value, _ = method.loss(batch([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
     value.backward()
-    first = method.model.encoder.stem.weight.grad  # type: ignore[union-attr]
+    first = method.model.encoder.stages[0][0].conv.weight.grad  # type: ignore[union-attr]
     assert isinstance(first, Tensor)
     assert first.any()
 

@@ -26,7 +26,7 @@ from audiossl.model import load
 pytest_plugins = ("tinyrun",)
 
 # The first four losses of `tiny/supervised` on the clips of tinyrun, seed 0.
-GOLDEN = [0.671893, 0.661343, 0.589846, 0.554801]
+GOLDEN = [0.737552, 0.708990, 0.650633, 0.613342]
 
 
 def test_a_whole_run_learns_and_its_folder_says_everything(fit: Fit, tiny_clips: Path) -> None:
@@ -125,7 +125,9 @@ def test_from_takes_encoder_and_frontend_and_the_head_if_the_labels_are_equal(fi
     ).folder
     new = load(str(other / "last"))
     assert new.labels == ["low", "mid"]
-    torch.testing.assert_close(new.encoder.state_dict()["stem.weight"], old.encoder.stem.weight)
+    torch.testing.assert_close(
+        new.encoder.stages[0][0].conv.weight, old.encoder.stages[0][0].conv.weight
+    )
     assert new.config.frontend == old.config.frontend
     assert new.config.training["from"] == "tiny/supervised"
 
