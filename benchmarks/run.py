@@ -15,6 +15,8 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
     "frontend": (),
     "decode": (),
     "tagging": (),
+    "throughput": (),
+    "int8": (),
     "selective_scan": ("--plot", "PLOT"),
     "training": (),
 }
