@@ -1,7 +1,7 @@
 """`audiossl tag FOLDER` over a thousand files: how long, and how much of the machine it uses.
 
 The folder holds the clips of tests/data/clips over and over (links, so every file is decoded).
-These take turns: the graph with all cores and with one job, the torch backend, and the loop that one
+These take turns: the graph with all cores and with one job, the torch backend, and the loop one
 would write with librosa and torch. Use of the cores is CPU time over wall time and cores, start-up
 included.
 
