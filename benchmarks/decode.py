@@ -1,4 +1,7 @@
-"""Decode and resample to 16 kHz: audiossl.audio.read against librosa.load, one core, CPU time.
+"""Decode and resample to 16 kHz, one core, CPU time: audiossl.audio.read against its peers.
+
+They are librosa.load, soundfile with torchaudio's resampling (its defaults), and the floor: what
+libsndfile and soxr alone take, the whole file at once, with nothing checked.
 
 python benchmarks/decode.py [--rounds 7]
 """
@@ -14,10 +17,14 @@ import librosa
 import measure
 import numpy as np
 import soundfile
+import soxr
+import torch
 
 from audiossl import audio
+from audiossl._torchaudio import torchaudio
 
 RATE, SECONDS, FILES = 44100, 5, 12
+TARGET = 16000
 
 
 def make_files(folder: Path, suffix: str) -> list[Path]:
@@ -33,6 +40,15 @@ def make_files(folder: Path, suffix: str) -> list[Path]:
     return paths
 
 
+def by_torchaudio(path: Path) -> object:
+    wave = torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+    return torchaudio.functional.resample(wave, RATE, TARGET)
+
+
+def floor(path: Path) -> object:
+    return soxr.resample(soundfile.read(path, dtype="float32")[0], RATE, TARGET)
+
+
 def over(paths: list[Path], read: Callable[[Path], object]) -> Callable[[], None]:
     def run() -> None:
         for path in paths:
@@ -45,14 +61,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
-    print(measure.machine("soundfile", "soxr", "librosa"), "\n")
+    torch.set_num_threads(1)
+    print(measure.machine("soundfile", "soxr", "librosa", "torchaudio"), "\n")
     with tempfile.TemporaryDirectory() as name:
         for suffix in ("wav", "flac", "ogg", "mp3"):
             paths = make_files(Path(name), suffix)
             seconds = measure.interleaved(
                 {
-                    "audiossl.audio.read": over(paths, lambda path: audio.read(path, 16000)),
-                    "librosa.load": over(paths, lambda path: librosa.load(path, sr=16000)),
+                    "audiossl.audio.read": over(paths, lambda path: audio.read(path, TARGET)),
+                    "librosa.load": over(paths, lambda path: librosa.load(path, sr=TARGET)),
+                    "soundfile + torchaudio": over(paths, by_torchaudio),
+                    "soundfile + soxr alone": over(paths, floor),
                 },
                 rounds,
             )
