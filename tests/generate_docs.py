@@ -21,7 +21,8 @@ WIDTH = 100  # columns of help text
 def help_text(words: list[str]) -> str:
     """What `audiossl WORDS --help` prints."""
     command: click.Command = cli
-    context = click.Context(cli, info_name="audiossl", terminal_width=WIDTH)
+    settings = {**cli.context_settings, "terminal_width": WIDTH}
+    context = click.Context(cli, info_name="audiossl", **settings)
     for word in words:
         assert isinstance(command, click.Group)
         found = command.get_command(context, word)
