@@ -49,8 +49,9 @@ def card(numbers: dict[str, Any], sources: list[dict[str, str]], weights: int) -
             "# tagger: the default model of `audiossl tag`",
             "",
             f"A depthwise-separable CNN ({weights:,} weights) on a log-mel spectrogram (16 kHz, 64"
-            " bands, 125-7500 Hz) with one sigmoid a label. It was distilled from YAMNet"
-            " (Apache-2.0), whose weights it does not contain, then trained on labelled clips.",
+            " bands, 125-7500 Hz) with one sigmoid a label. From random weights it learned, stage by"
+            " stage, to give the maps and embeddings of YAMNet (Apache-2.0), whose weights it does"
+            " not contain; then it was trained on labelled clips.",
             "",
             f"Weights: {LICENCE} (the training data contains CC BY-NC material). Made by",
             "",
@@ -139,10 +140,10 @@ def _limits(numbers: dict[str, Any]) -> list[str]:
         f"A clip of 10 s takes {numbers['milliseconds_10s']:.0f} ms of CPU on one core, frontend"
         " included, on the machine that made this card.",
         "",
-        "UrbanSound8K stays below YAMNet's probe: jackhammers are taken for idling engines, car"
-        " horns for music. These means may be a little high: the strength of the head's"
-        " penalty and the number of copies of the formulas in its table were chosen with a look at"
-        " the test folds of splits 1 and 2. Labels were learned from a few thousand clips: rare"
+        "These means may be a little high: the student's shape and the way it is taught were chosen"
+        " by probes on these folds (of students that had heard none of them), the strength of the"
+        " head's penalty and the number of copies of the formulas in its table with a look at the"
+        " test folds of splits 1 and 2. Labels were learned from a few thousand clips: rare"
         " recordings of a known sound will be missed, and single instruments in a full mix mostly"
         " are. Not for safety or surveillance.",
         "",
