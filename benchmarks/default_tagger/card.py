@@ -49,9 +49,9 @@ def card(numbers: dict[str, Any], sources: list[dict[str, str]], weights: int) -
             "# tagger: the default model of `audiossl tag`",
             "",
             f"A depthwise-separable CNN ({weights:,} weights) on a log-mel spectrogram (16 kHz, 64"
-            " bands, 125-7500 Hz) with one sigmoid a label. From random weights it learned, stage by"
-            " stage, to give the maps and embeddings of YAMNet (Apache-2.0), whose weights it does"
-            " not contain; then it was trained on labelled clips.",
+            " bands, 125-7500 Hz) with one sigmoid a label. From random weights it learned, stage"
+            " by stage, to give the maps and embeddings of YAMNet (Apache-2.0), whose weights it"
+            " does not contain; then it was trained on labelled clips.",
             "",
             f"Weights: {LICENCE} (the training data contains CC BY-NC material). Made by",
             "",
