@@ -1,6 +1,8 @@
-"""All speed benchmarks in turn, and benchmarks/RESULTS.md of what they print: `make bench`.
+"""The speed benchmarks in turn, and benchmarks/RESULTS.md of what they print: `make bench`.
 
-python benchmarks/run.py [NAME ...]     # only these scripts; RESULTS.md is then left as it is
+python benchmarks/run.py [NAME ...]     # only these scripts; the other parts of RESULTS.md stay
+
+Every part of RESULTS.md says when it was measured and on what. A part whose script fails stays.
 """
 
 from __future__ import annotations
@@ -20,25 +22,43 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
     "selective_scan": ("--plot", "PLOT"),
     "training": (),
 }
-PLOT = "tokens.png"
+HERE = Path(__file__).parent
+PLOT, RESULTS = "tokens.png", HERE / "RESULTS.md"
+HEAD = "# Speed\n\nWritten by `make bench`: do not edit.\n"
+MARK = "\n## "  # begins a part
 
 
 def main() -> int:
-    here = Path(__file__).parent
-    names = sys.argv[1:] or list(SCRIPTS)
-    parts, failed = [], False
-    for name in names:
-        options = [str(here / PLOT) if option == "PLOT" else option for option in SCRIPTS[name]]
-        title = f"\n## {name}\n\n"
-        print(title, flush=True)
-        code, text = run([sys.executable, str(here / f"{name}.py"), *options])
-        parts.append(title + text)
+    parts, failed = read(), False
+    for name in sys.argv[1:] or list(SCRIPTS):
+        options = [str(HERE / PLOT) if option == "PLOT" else option for option in SCRIPTS[name]]
+        print(f"{MARK}{name}\n", flush=True)
+        code, text = run([sys.executable, str(HERE / f"{name}.py"), *options])
+        if code == 0:
+            parts[name] = f"Measured on {date.today()}. {text.strip()}\n"
+            write(parts)
         failed = failed or code != 0
-    if not failed and names == list(SCRIPTS):
-        head = f"# Speed\n\nWritten by `make bench` on {date.today()}: do not edit.\n"
-        picture = f"\n![Time and memory over tokens]({PLOT})\n"
-        (here / "RESULTS.md").write_text(head + "".join(parts) + picture, encoding="utf-8")
     return int(failed)
+
+
+def read() -> dict[str, str]:
+    """The parts there are, by name."""
+    if not RESULTS.exists():
+        return {}
+    text = RESULTS.read_text(encoding="utf-8")
+    parts = (part.partition("\n\n") for part in text.split(MARK)[1:])
+    return {name: body for name, _, body in parts}
+
+
+def write(parts: dict[str, str]) -> None:
+    """RESULTS.md of the parts, in the order of SCRIPTS."""
+    picture = f"\n![Time and memory over tokens]({PLOT})\n"
+    text = HEAD
+    for name in SCRIPTS:
+        if name in parts:
+            body = parts[name].removesuffix(picture)
+            text += f"{MARK}{name}\n\n{body}{picture if name == 'selective_scan' else ''}"
+    RESULTS.write_text(text, encoding="utf-8")
 
 
 def run(command: list[str]) -> tuple[int, str]:
