@@ -184,7 +184,7 @@ def small_disk(folder: Path, kilobytes: int) -> Iterator[bool]:
             subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("free", [0, 4, 16, 28, 40])
+@pytest.mark.parametrize("free", [0, 4, 12, 20, 28])
 def test_a_full_disk_is_exit_6_and_the_state_before_is_intact(fit: Fit, free: int) -> None:
     """The disk is filled but for `free` kB before the second save: its parts fail one by one."""
     overrides = ["train.steps=4", "train.eval_every=2"]

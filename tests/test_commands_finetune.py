@@ -93,7 +93,7 @@ def test_dry_run_prints_a_recipe_that_runs_and_writes_nothing(
     code, text, err = here(*args)
     assert (code, err) == (0, "")
     assert list(tmp_path.iterdir()) == []
-    assert text.splitlines()[-1] == "# parameters: 2,308 (2,242 in the encoder)"
+    assert text.splitlines()[-1] == "# parameters: 1,618 (1,552 in the encoder)"
     got = recipe.loads(text, "tiny/supervised")
     assert got == recipe.load("tiny/supervised", [f"data.train={tones}", "train.steps=3"])
 
