@@ -26,6 +26,7 @@ HERE = Path(__file__).parent
 PLOT, RESULTS = "tokens.png", HERE / "RESULTS.md"
 HEAD = "# Speed\n\nWritten by `make bench`: do not edit.\n"
 MARK = "\n## "  # begins a part
+PICTURE = f"\n![Time and memory over tokens]({PLOT})\n"
 
 
 def main() -> int:
@@ -35,7 +36,8 @@ def main() -> int:
         print(f"{MARK}{name}\n", flush=True)
         code, text = run([sys.executable, str(HERE / f"{name}.py"), *options])
         if code == 0:
-            parts[name] = f"Measured on {date.today()}. {text.strip()}\n"
+            picture = PICTURE if "PLOT" in SCRIPTS[name] else ""
+            parts[name] = f"Measured on {date.today()}. {text.strip()}\n{picture}"
             write(parts)
         failed = failed or code != 0
     return int(failed)
@@ -52,13 +54,8 @@ def read() -> dict[str, str]:
 
 def write(parts: dict[str, str]) -> None:
     """RESULTS.md of the parts, in the order of SCRIPTS."""
-    picture = f"\n![Time and memory over tokens]({PLOT})\n"
-    text = HEAD
-    for name in SCRIPTS:
-        if name in parts:
-            body = parts[name].removesuffix(picture)
-            text += f"{MARK}{name}\n\n{body}{picture if name == 'selective_scan' else ''}"
-    RESULTS.write_text(text, encoding="utf-8")
+    present = [f"{MARK}{name}\n\n{parts[name]}" for name in SCRIPTS if name in parts]
+    RESULTS.write_text(HEAD + "".join(present), encoding="utf-8")
 
 
 def run(command: list[str]) -> tuple[int, str]:

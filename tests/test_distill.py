@@ -12,7 +12,7 @@ from audiossl import methods
 from audiossl import recipe as recipes
 from audiossl.errors import RecipeError
 from audiossl.methods.distill import FEWEST, FLOOR, Config, Method
-from audiossl.model import Model, save_model
+from audiossl.model import Model, load, save_model
 from audiossl.model_config import ModelConfig
 
 TEACHER = {"name": "dscnn", "widths": [6, 6, 8], "strides": [2, 1, 2], "stem": 4}
@@ -78,8 +78,6 @@ def slow_loss(method: Method, teacher: Model, spec: torch.Tensor) -> float:
 
 
 def test_loss_equals_the_slow_version(teacher: Path) -> None:
-    from audiossl.model import load
-
     method = Method(made(STUDENT), Config(str(teacher), cosine=1.5, stages=0.4)).eval()
     with torch.no_grad():
         loss, parts = method.loss(batch())
@@ -91,8 +89,6 @@ def test_loss_equals_the_slow_version(teacher: Path) -> None:
 def test_a_forced_stage_reads_the_teachers_map_and_half_the_clips_of_the_next(
     teacher: Path,
 ) -> None:
-    from audiossl.model import load
-
     method = Method(made(STUDENT), Config(str(teacher), forced=1)).eval()
     encoder: Any = method.model.encoder
     with torch.no_grad():
@@ -122,8 +118,6 @@ def test_after_the_forced_updates_the_student_is_on_its_own(teacher: Path) -> No
 
 
 def test_a_student_that_says_the_same_loses_nothing(teacher: Path) -> None:
-    from audiossl.model import load
-
     method = Method(load(str(teacher)), Config(str(teacher), forced=1)).eval()
     for step in range(2):
         with torch.no_grad():

@@ -3,10 +3,10 @@
     wave -> spectrogram -> teacher, frozen -> maps M_1 ... M_S, tokens t
                         \\-> student        -> maps m_1 ... m_S, tokens e
 
-Needs no labels. An encoder with `image` and `stages`, like DSCNN, gives a map after each stage; the
-student's must be of the same shapes as the teacher's, with as many blocks between as it likes. In
-the first `forced` updates each stage reads what the teacher's stage before gave, M_s-1, in place of
-its own m_s-1, so that all learn at once, each from the input it will have in the end:
+Needs no labels. An encoder with `image`, `stages` and `tokens`, like DSCNN, gives a map after each
+stage; the student's must be of the same shapes as the teacher's, with as many blocks between as it
+likes. In the first `forced` updates each stage reads what the teacher's stage before gave, M_s-1, in
+place of its own m_s-1, so that all learn at once, each from the input it will have in the end:
 
     L = sum_s d(m_s, M_s)        d(m, M) = mean over channels c of mean((m_c - M_c)^2) / (v_c + f)
 
@@ -95,7 +95,8 @@ class Method(nn.Module):
         if int(self.updates) < self.config.forced:
             return self._forced(maps)
         own = _maps(self.model.encoder, spec)
-        loss, parts = self._tokens(_pooled(own[-1]), _pooled(maps[-1]))
+        pool: Any = self.model.encoder.tokens
+        loss, parts = self._tokens(pool(own[-1]), pool(maps[-1]))
         errors = [_distance(m, wanted) for m, wanted in zip(own[1:], maps[1:], strict=True)]
         parts["stages"] = torch.stack(errors).mean().detach()
         return loss + errors[-1] + self.config.stages * sum(errors[:-1]), parts
@@ -136,11 +137,6 @@ def _maps(encoder: Any, spec: Tensor) -> list[Tensor]:
     for stage in encoder.stages:
         maps.append(stage(maps[-1]))
     return maps
-
-
-def _pooled(last: Tensor) -> Tensor:
-    """The last map -> tokens (batch, tokens, dim), the mean over bands."""
-    return last.mean(dim=2).transpose(1, 2)
 
 
 def _distance(given: Tensor, wanted: Tensor) -> Tensor:

@@ -104,7 +104,12 @@ class DSCNN(nn.Module):
 
     def forward(self, spec: Tensor) -> Tensor:
         """spec: (batch, mel, frames), log-mel -> tokens (batch, tokens, dim), in [0, 6]."""
-        return self.stages(self.image(spec)).mean(dim=2).transpose(1, 2)
+        return self.tokens(self.stages(self.image(spec)))
+
+    def tokens(self, last: Tensor) -> Tensor:
+        """last: (batch, dim, bands, tokens), the last stage's map -> its mean over bands, (batch,
+        tokens, dim)."""
+        return last.mean(dim=2).transpose(1, 2)
 
     def timeline(self, spec: Tensor) -> Tensor:
         """spec: (batch, mel, frames) -> (batch, moments, dim): the tokens, which are `timing`'s."""

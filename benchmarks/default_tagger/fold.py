@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from audiossl.model import Model, load, save_model
+from audiossl.models.dscnn import ConvNorm
 
 
 def fold(folder: Path, target: Path) -> None:
@@ -31,7 +33,5 @@ def fold(folder: Path, target: Path) -> None:
     save_model(folded, target)
 
 
-def _parts(encoder: nn.Module) -> list:
-    from audiossl.models.dscnn import ConvNorm
-
+def _parts(encoder: nn.Module) -> list[Any]:
     return [module for module in encoder.modules() if isinstance(module, ConvNorm)]

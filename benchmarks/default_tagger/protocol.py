@@ -71,10 +71,10 @@ def write_bank(
     return path
 
 
-def sides(name: str, clips: list[dict[str, str]], split: int | None) -> tuple[list[int], list[int]]:
+def sides(name: str, clips: list[dict[str, str]], split: int) -> tuple[list[int], list[int]]:
     """(training, test) clips of a measured set; a recording on the test side is in no training."""
     rows = [i for i, clip in enumerate(clips) if clip["source"] == name]
-    tested = [i for i in rows if split is not None and is_test(clips[i], split)]
+    tested = [i for i in rows if is_test(clips[i], split)]
     groups = {clips[i]["group"] for i in tested}
     return [i for i in rows if clips[i]["group"] not in groups], tested
 
