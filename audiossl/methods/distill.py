@@ -5,8 +5,8 @@
 
 Needs no labels. An encoder with `image`, `stages` and `tokens`, like DSCNN, gives a map after each
 stage; the student's must be of the same shapes as the teacher's, with as many blocks between as it
-likes. In the first `forced` updates each stage reads what the teacher's stage before gave, M_s-1, in
-place of its own m_s-1, so that all learn at once, each from the input it will have in the end:
+likes. In the first `forced` updates each stage reads what the teacher's stage before gave, M_s-1,
+in place of its own m_s-1, so that all learn at once, each from the input it will have in the end:
 
     L = sum_s d(m_s, M_s)        d(m, M) = mean over channels c of mean((m_c - M_c)^2) / (v_c + f)
 
