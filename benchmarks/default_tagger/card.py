@@ -51,14 +51,14 @@ def card(numbers: dict[str, Any], sources: list[dict[str, str]], weights: int) -
             f"A depthwise-separable CNN ({weights:,} weights) on a log-mel spectrogram (16 kHz, 64"
             " bands, 125-7500 Hz) with one sigmoid a label. From random weights it learned, stage"
             " by stage, to give the maps and embeddings of YAMNet (Apache-2.0), whose weights it"
-            " does not contain; then it was trained on labelled clips.",
+            " does not contain; its head is a logistic regression on labelled clips.",
             "",
             f"Weights: {LICENCE} (the training data contains CC BY-NC material). Made by",
             "",
             f"    {COMMAND}",
             "",
-            "from the recipes `tagger_distill` and `tagger`, seed 0. Every number below is printed"
-            " by it (`numbers.json`).",
+            "from the recipe `tagger_distill`, seed 0. Every number below is printed by it"
+            " (`numbers.json`).",
             "",
             f"## Labels ({len(LABELS)}, AudioSet names)",
             "",

@@ -13,8 +13,7 @@ result is in the --out folder already is left out, so a run goes on where it was
                   folded, without batch norms
 3. distil         recipe tagger_distill from there, with training folds: for the odd splits, the
                   even ones, and for everything ("all")
-   name           recipe tagger from there, for each split of protocol.py and for everything; then
-                  refit.py fits the head anew
+   head.py        a head for each split of protocol.py, and one for everything
 4. measure.py     accuracy, YAMNet's probe, calibration, unknown sounds, time -> numbers.json
 5. --ship         the model of everything, its head scaled by Platt's (a, b), with its card, to
                   audiossl/pretrained/tagger
@@ -34,17 +33,16 @@ import numpy as np
 import protocol
 from card import ship
 from fold import fold
+from head import give_head
 from prepare import prepare, table
-from refit import refit
 
 from audiossl import recipe as recipes
 from audiossl.engine.train import fit
 
 SHARE_OF_OTHERS = 0.1  # of the sounds of no fold, heard again beside a half's folds
-FINISHED = "refitted"  # folder of the model whose head has been fitted anew
 FOLDED = "folded"  # folder of the model of the base whose batch norms are folded
 # What differs from the recipe once the student can stand alone.
-AFTER_BASE = ("train.steps=2500", "train.lr=1e-3", "method.forced=0", "train.batch_size=8")
+AFTER_BASE = ("train.steps=5000", "train.lr=1e-3", "method.forced=0", "train.batch_size=8")
 
 
 def main() -> None:
@@ -69,7 +67,7 @@ def main() -> None:
     numbers = report(out, arguments.data, arguments.jobs)
     (out / "numbers.json").write_text(json.dumps(numbers, indent=1) + "\n")
     if arguments.ship:
-        ship(out / "runs" / "all" / "tagger" / FINISHED, numbers, protocol.sources())
+        ship(tagger(out, None), numbers, protocol.sources())
 
 
 def train_base(out: Path, threads: int) -> None:
@@ -93,33 +91,23 @@ def distil(half: str, out: Path, threads: int = 1) -> None:
 
 
 def name_sounds(split: int | None, out: Path, data: Path) -> None:
-    """Learn the split's labels from the distilled encoder of its half; one thread."""
-    folder = out / "runs" / str(split or "all") / "tagger"
-    if (folder / FINISHED).exists():
-        return
+    """Give the distilled encoder of the split's half the split's labels."""
     half = next(name for name, splits in protocol.HALVES.items() if split in (splits or (None,)))
-    clips_table = protocol.write_clips(out, data, table(out), split)
-    overrides = [
-        f"model.from={out / 'runs' / half / 'distilled' / 'last'}",
-        f"data.train={clips_table}",
-        f"data.root={out}",
-        f"data.labels={json.dumps(protocol.LABELS)}",
-        "train.threads=1",
-    ]
-    if not (folder / "done").exists():
-        train("tagger", folder, overrides)
-    refit(folder / "last", clips_table, out, folder / FINISHED)
+    if not tagger(out, split).exists():
+        clips_table = protocol.write_clips(out, data, table(out), split)
+        encoder = out / "runs" / half / "distilled" / "last"
+        give_head(encoder, clips_table, out, protocol.LABELS, tagger(out, split))
+
+
+def tagger(out: Path, split: int | None) -> Path:
+    """Model folder of the split's tagger; None: of the one that ships."""
+    return out / "runs" / str(split or "all") / "tagger"
 
 
 def teach(out: Path, bank: Path, folder: Path, *overrides: str) -> None:
     """Run the recipe of distillation on the segments of table `bank`."""
     wanted = [f"method.teacher={out / 'yamnet'}", f"data.train={bank}", f"data.root={out}"]
-    train("tagger_distill", folder, [*wanted, *overrides])
-
-
-def train(name: str, folder: Path, overrides: list[str]) -> None:
-    """Run a recipe of this package into `folder`."""
-    fit(recipes.load(name, [*overrides, f"out={folder}"]), overwrite=True)
+    fit(recipes.load("tagger_distill", [*wanted, *overrides, f"out={folder}"]), overwrite=True)
     (folder / "done").touch()
 
 
@@ -127,8 +115,7 @@ def measure_split(split: int, out: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Logits of the split's test clips (clips, labels), and the accuracies."""
     clips, embedding = table(out), np.load(out / "heard.npz")["embedding"]
     tested = [i for i, clip in enumerate(clips) if protocol.is_test(clip, split)]
-    folder = out / "runs" / str(split) / "tagger" / FINISHED
-    logits = measure.answers(folder, out, clips, tested)
+    logits = measure.answers(tagger(out, split), out, clips, tested)
     head = measure.accuracy(logits, clips, split)
     return logits, {"head": head, "yamnet_probe": measure.probe(embedding, clips, split)}
 
@@ -157,7 +144,7 @@ def report(out: Path, data: Path, jobs: int) -> dict[str, Any]:
         true = np.concatenate([true[tested[k]] for k in protocol.SPLITS])
         result[name] = measure.reliability(said, true)
     result["platt"] = _platt(logits, hand, tested, list(protocol.SPLITS))
-    result["milliseconds_10s"] = measure.milliseconds(out / "runs" / "all" / "tagger" / FINISHED)
+    result["milliseconds_10s"] = measure.milliseconds(tagger(out, None))
     return result
 
 
