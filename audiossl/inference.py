@@ -32,8 +32,8 @@ class Inference:
     """How a model is slid over sounds.
 
     `batch_size`: windows of one file that go in at a time: files never share a batch.
-    `executor`: where batches are computed (None: in the calling thread); results are the same, and
-    come in order.
+    `executor`: where batches are computed beside reading (None: all in the calling thread); results
+    are the same, and come in order.
     """
 
     model: Network
@@ -93,9 +93,12 @@ class Inference:
 
         pending: deque[tuple[list[Window], Future[np.ndarray] | np.ndarray]] = deque()
         try:
-            for group in _batches(windows, self.batch_size):
-                job = self.executor.submit(run, group) if self.executor else run(group)
-                pending.append((group, job))
+            for group, last in _batches(windows, self.batch_size):
+                # Beside the last batch nothing is left to read, so it is not worth handing over,
+                # but to the one thread that talks to a GPU.
+                here = last and str(self.model.device) == "cpu"
+                there = None if here else self.executor
+                pending.append((group, there.submit(run, group) if there else run(group)))
                 if len(pending) >= (AHEAD if self.executor else 1):
                     yield from _paired(*pending.popleft())
         except InputError:
@@ -134,21 +137,21 @@ def _full_tail(windows: Iterator[Window], rate: int, seconds: float) -> Iterator
         before = window
 
 
-def _batches(windows: Iterable[Window], size: int) -> Iterator[list[Window]]:
-    """Groups of at most `size` windows of one length, in order."""
+def _batches(windows: Iterable[Window], size: int) -> Iterator[tuple[list[Window], bool]]:
+    """(at most `size` windows of one length, whether they are the last), in order."""
     group: list[Window] = []
     try:
         for window in windows:
             if group and (len(group) == size or len(group[0].wave) != len(window.wave)):
-                yield group
+                yield group, False
                 group = []
             group.append(window)
     except InputError:
         if group:
-            yield group
+            yield group, True
         raise
     if group:
-        yield group
+        yield group, True
 
 
 def _paired(

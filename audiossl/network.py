@@ -44,17 +44,17 @@ class Network(Protocol):
         """Length of the windows it was made for; None: not known."""
         ...
 
+    @property
+    def device(self) -> Any:
+        """Where it runs, in torch's words."""
+        ...
+
 
 class Classifier(Network, Protocol):
     """A network that gives scores."""
 
     @property
     def labels(self) -> list[str]: ...
-
-    @property
-    def device(self) -> Any:
-        """Where it runs, in torch's words."""
-        ...
 
     @property
     def backend(self) -> str:
