@@ -1,6 +1,6 @@
 """What hiding and leaving out patches saves in training, and what data takes of it, on one thread.
 
-    python benchmarks/training.py [--rounds 3] [--batch-size 8] [--clips 64]
+    python benchmarks/training.py [--rounds 3] [--batch-size 16] [--clips 64]
 
 One update of a ViT-tiny (forward, backward, AdamW) on spectrograms of 10 s, 512 patches:
 pretraining as a masked autoencoder with a decoder of 2 blocks of 128, with 75 % of the patches
@@ -157,7 +157,7 @@ def data_table(clips: int, batch_size: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Speed of training with fewer patches.")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--clips", type=int, default=64, help="of noise, at least a batch")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.testing import assert_close
 
 from audiossl import models
 from audiossl.models.layers import DropPath, build_head
@@ -246,14 +247,18 @@ def test_refit_to_overlapping_patches_keeps_the_weights():
     assert torch.equal(fresh(spectrogram()), encoder(spectrogram()))
 
 
-def test_only_the_patches_that_are_kept_are_looked_at():
-    encoder = vit(order="time", pooling="fc_norm")
+@pytest.mark.parametrize("order", ["time", "frequency"])
+@pytest.mark.parametrize("positions", ["learned", "sincos"])
+def test_only_the_patches_that_are_kept_are_looked_at(order, positions):
+    encoder = vit(order=order, positions=positions, pooling="fc_norm", stride=(8, 4))
     spec, kept = spectrogram(), torch.tensor([[4, 0, 3], [1, 5, 2]])
     tokens = encoder.patches(spec) + encoder.positions(48)
     chosen = torch.stack([tokens[0, [4, 0, 3]], tokens[1, [1, 5, 2]]])
-    assert torch.equal(encoder(spec, kept), encoder.forward_tokens(chosen))
+    assert_close(encoder(spec, kept), encoder.forward_tokens(chosen))
     raw = encoder.forward_tokens(chosen, normalise=False)
-    assert torch.equal(encoder.embed(spec, kept), encoder.pool(raw))
+    assert_close(encoder.embed(spec, kept), encoder.pool(raw))
+    with pytest.raises(ValueError, match="mel"):
+        encoder(spec[:, 1:], kept)
 
 
 def test_drop_path_leaves_out_whole_samples_and_keeps_the_mean():

@@ -117,5 +117,6 @@ def reconstruct(
 
 def normalised(pixels: Tensor) -> Tensor:
     """pixels: (batch, patches, pixels) -> each patch without its mean, divided by its deviation."""
-    variance, mean = torch.var_mean(pixels, dim=-1, keepdim=True)
-    return (pixels - mean) / (variance + EPS).sqrt()
+    centred = pixels - pixels.mean(dim=-1, keepdim=True)
+    variance = centred.square().sum(dim=-1, keepdim=True) / (pixels.shape[-1] - 1)
+    return centred / (variance + EPS).sqrt()

@@ -48,18 +48,25 @@ class PatchEmbed(nn.Conv2d):
 
         Raises ValueError when mel is not the model's or the frames do not fill one patch.
         """
-        if spec.ndim != 3 or spec.shape[1] != self.mel:
-            raise ValueError(f"expected spec (batch, {self.mel}, frames), got {tuple(spec.shape)}")
-        self.grid(spec.shape[-1])
+        self._check(spec)
         return super().forward(self._image(spec)).flatten(2).transpose(1, 2)
+
+    def some(self, spec: Tensor, kept: Tensor) -> Tensor:
+        """spec: (batch, mel, frames), kept: (batch, n) int64 -> those of `forward`'s tokens,
+        (batch, n, dim), without the work of the others. Raises ValueError as `forward` does."""
+        self._check(spec)
+        pixels = take(self.pixels(spec), kept)
+        return F.linear(pixels, self.weight.flatten(1), self.bias)
 
     def pixels(self, spec: Tensor) -> Tensor:
         """spec: (batch, mel, frames) -> its values in each patch, (batch, patches, pixels).
 
         Patches in token order, pixels row by row of the image.
         """
-        values = F.unfold(self._image(spec), self.kernel_size, stride=self.stride)  # type: ignore[arg-type]
-        return values.transpose(1, 2)
+        patches = self._image(spec).squeeze(1)
+        for axis, (size, step) in enumerate(zip(self.kernel_size, self.stride, strict=True), 1):
+            patches = patches.unfold(axis, size, step)
+        return patches.flatten(3).flatten(1, 2)
 
     def grid(self, frames: int) -> tuple[int, int]:
         """(rows, columns) of patches in a spectrogram of `frames` frames; ValueError on 0."""
@@ -90,6 +97,11 @@ class PatchEmbed(nn.Conv2d):
         """Change the (frequency, time) stride; kernels stay."""
         self.stride = _along_rows(stride, self.order)
 
+    def _check(self, spec: Tensor) -> None:
+        if spec.ndim != 3 or spec.shape[1] != self.mel:
+            raise ValueError(f"expected spec (batch, {self.mel}, frames), got {tuple(spec.shape)}")
+        self.grid(spec.shape[-1])
+
     def _image(self, spec: Tensor) -> Tensor:
         rows_first = spec if self.order == "frequency" else spec.transpose(1, 2)
         return rows_first.unsqueeze(1)  # (batch, 1, rows, columns)
@@ -99,6 +111,12 @@ def _along_rows(pair: Sequence[int], order: Order) -> tuple[int, int]:
     """(frequency, time) to (rows, columns), and back."""
     frequency, time = pair
     return (frequency, time) if order == "frequency" else (time, frequency)
+
+
+def take(rows: Tensor, kept: Tensor) -> Tensor:
+    """rows: (batch or 1, patches, size), kept: (batch, n) int64 -> (batch, n, size)."""
+    index = kept[..., None].expand(-1, -1, rows.shape[-1])
+    return rows.expand(len(kept), -1, -1).gather(1, index)
 
 
 def sincos(count: int, width: int, dim: int) -> Tensor:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from audiossl.models.layers import Block, Timing
-from audiossl.models.patches import Fit, Order, PatchEmbed, resize_table, resize_tail, sincos
+from audiossl.models.patches import Fit, Order, PatchEmbed, resize_table, resize_tail, sincos, take
 
 Positions = Literal["learned", "sincos", "sincos_swapped"]
 Pooling = Literal["cls", "cls_dist", "patches", "fc_norm"]
@@ -217,10 +217,10 @@ class ViT(nn.Module):
 
     def _placed(self, spec: Tensor, kept: Tensor | None) -> Tensor:
         """Embedded patches with their positions, all or those kept: (batch, n, dim)."""
-        tokens = self.patches(spec) + self.positions(spec.shape[-1])
+        positions = self.positions(spec.shape[-1])
         if kept is None:
-            return tokens
-        return tokens.gather(1, kept[..., None].expand(-1, -1, self.dim))
+            return self.patches(spec) + positions
+        return self.patch_embed.some(spec, kept) + take(positions, kept)
 
     def _class_tokens(self) -> Tensor:
         tokens = self.patch_embed.weight.new_zeros(1, 0, self.dim)
