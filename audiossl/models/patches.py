@@ -49,7 +49,8 @@ class PatchEmbed(nn.Conv2d):
         Raises ValueError when mel is not the model's or the frames do not fill one patch.
         """
         self._check(spec)
-        return super().forward(self._image(spec)).flatten(2).transpose(1, 2)
+        image = self._rows_first(spec).unsqueeze(1)
+        return super().forward(image).flatten(2).transpose(1, 2)
 
     def some(self, spec: Tensor, kept: Tensor) -> Tensor:
         """spec: (batch, mel, frames), kept: (batch, n) int64 -> those of `forward`'s tokens,
@@ -63,7 +64,7 @@ class PatchEmbed(nn.Conv2d):
 
         Patches in token order, pixels row by row of the image.
         """
-        patches = self._image(spec).squeeze(1)
+        patches = self._rows_first(spec)
         for axis, (size, step) in enumerate(zip(self.kernel_size, self.stride, strict=True), 1):
             patches = patches.unfold(axis, size, step)
         return patches.flatten(3).flatten(1, 2)
@@ -102,9 +103,9 @@ class PatchEmbed(nn.Conv2d):
             raise ValueError(f"expected spec (batch, {self.mel}, frames), got {tuple(spec.shape)}")
         self.grid(spec.shape[-1])
 
-    def _image(self, spec: Tensor) -> Tensor:
-        rows_first = spec if self.order == "frequency" else spec.transpose(1, 2)
-        return rows_first.unsqueeze(1)  # (batch, 1, rows, columns)
+    def _rows_first(self, spec: Tensor) -> Tensor:
+        """(batch, rows, columns)"""
+        return spec if self.order == "frequency" else spec.transpose(1, 2)
 
 
 def _along_rows(pair: Sequence[int], order: Order) -> tuple[int, int]:
