@@ -22,7 +22,7 @@ $(VENV)/pip: constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch setuptools
 	touch $@
 
-$(VENV)/run: $(VENV)/pip pyproject.toml
+$(VENV)/run: $(VENV)/pip pyproject.toml $(wildcard audiossl/kernels/*.cpp audiossl/kernels/*.h)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e .
 	touch $@
 

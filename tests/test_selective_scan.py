@@ -169,7 +169,17 @@ def test_what_is_no_number_is_not_lost() -> None:
     for name in ("u", "delta", "B", "C", "z"):
         broken = {**values, name: values[name].clone()}
         broken[name][0, 7, 1] = float("nan")
-        assert not selective_scan(**broken)[0].isfinite().all(), name
+        assert selective_scan(**broken)[0].isnan().any(), name
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("step", [-3.0, -10.0])
+def test_what_grows_beyond_all_numbers_is_infinite(step: float) -> None:
+    """Steps that nothing keeps positive: e^(48), or e^(160), which float32 does not have."""
+    one, A = torch.ones(1, 1, 1), -torch.arange(1.0, 17)[None]
+    ones = torch.ones(1, 1, 16)
+    _, state = selective_scan(one, step * one, A, ones, ones, state=ones)
+    torch.testing.assert_close(state[0], torch.exp(step * A) + step, rtol=1e-5, atol=0)
 
 
 def test_the_switch_names_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +191,14 @@ def test_the_switch_names_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None
         selective_scan(**values)
     monkeypatch.setenv(native.SWITCH, "torch")
     assert (native.loaded(), native.instructions()) == (None, "")
+
+
+def test_a_library_of_other_sources_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    if native.loaded() is None:
+        pytest.skip("the compiled kernel is not built here")
+    monkeypatch.setattr(native, "BYTES", native.BYTES + 8)
+    monkeypatch.setattr(native, "_load", native._load.__wrapped__)
+    assert native.loaded() is None
 
 
 def test_doctor_names_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,6 +346,17 @@ def test_shapes_that_do_not_fit_are_named(name: str, shape: tuple[int, ...]) -> 
     values = inputs(2, 5, 3, 2)
     with pytest.raises(ValueError, match="expected"):
         selective_scan(**{**values, name: torch.zeros(shape)})
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize(
+    ("weight", "bias"), [((4, 4), (3,)), ((3, 4), (4,)), ((3, 0), (3,)), ((3,), (3,))]
+)
+def test_convolutions_that_do_not_fit_are_refused(
+    weight: tuple[int, ...], bias: tuple[int, ...]
+) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        causal_conv_silu(torch.zeros(2, 5, 3), torch.zeros(weight), torch.zeros(bias))
 
 
 # --- mamba-ssm ------------------------------------------------------------------------------------

@@ -64,6 +64,7 @@ _Mixer = _structure(
       for name in ("conv_weight", "conv_bias", "x_proj", "dt_proj", "dt_bias", "A", "D")),
     "p:scratch",
 )  # fmt: skip
+BYTES = sum(map(ctypes.sizeof, (_Scan, _ScanGradient, _Conv, _ConvGradient, _Mixer)))
 
 
 def loaded() -> ctypes.CDLL | None:
@@ -259,7 +260,7 @@ def _parts(over: Tensor, states: int) -> tuple[int, int]:
 
 def _most() -> int:
     """Lanes at most. Raises UsageError on a value of AUDIOSSL_SCAN that is none."""
-    name = os.environ.get(SWITCH, "avx512")
+    name = os.environ.get(SWITCH) or "avx512"
     if name not in LANES:
         raise UsageError(f"{SWITCH}={name}: expected torch, {', '.join(LANES)} or nothing")
     return LANES[name]
@@ -295,6 +296,8 @@ def _load() -> ctypes.CDLL | None:
         if spec is None or spec.origin is None:
             return None
         found = ctypes.CDLL(spec.origin)
+        if found.audiossl_bytes() != BYTES:
+            return None  # built from other sources than these
         number, pointer = ctypes.c_int64, ctypes.c_void_p
         found.audiossl_lanes.argtypes = [number]
         found.audiossl_mix.argtypes = [pointer, number, number]
@@ -304,5 +307,5 @@ def _load() -> ctypes.CDLL | None:
             forward.argtypes = [pointer, number, number, number]
             backward.argtypes = [pointer, *forward.argtypes]
     except (ImportError, OSError, AttributeError):
-        return None  # built for another machine, or something else of that name
+        return None  # built for another machine, from older sources, or something else altogether
     return found

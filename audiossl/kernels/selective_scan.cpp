@@ -111,6 +111,11 @@ extern "C" {
 
 int audiossl_lanes(int64_t most) { return lanes(most); }
 
+// Bytes of all structures: native.py compares them with its own.
+int audiossl_bytes() {
+    return sizeof(Scan) + sizeof(ScanGradient) + sizeof(Conv) + sizeof(ConvGradient) + sizeof(Mixer);
+}
+
 int audiossl_scan(const Scan* s, int64_t parts, int64_t threads, int64_t most) {
     const auto work = CHOSEN(forward, lanes(most));
     return !spread(s->batch, s->channels, parts, threads, [&](const Part& p) { work(*s, p); });

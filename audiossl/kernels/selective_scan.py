@@ -62,8 +62,8 @@ def selective_scan(
     state: (batch, channels, states) of h before the first token, zeros if None.
     -> y (batch, tokens, channels) in the type of u, and the state after the last token in the order
     of the scan, so a long sequence can go through piece by piece.
-    Computed in float32 at least. Differentiable once in every tensor. Raises ValueError on shapes
-    that do not fit.
+    Computed in float32 at least. Differentiable once in every tensor, but not by way of a state
+    that mamba-ssm's kernel returned. Raises ValueError on shapes that do not fit.
     """
     given = Inputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, state)
     _check(given)
@@ -84,7 +84,15 @@ def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool =
 
     x: (batch, tokens, channels). weight: (channels, width). bias: (channels,). With `reverse` back
     means towards later tokens. Beyond the ends x is 0. -> (batch, tokens, channels)
+    Raises ValueError on shapes that do not fit.
     """
+    if x.ndim != 3 or weight.ndim != 2 or not weight.shape[1]:
+        shapes = f"{tuple(x.shape)}, {tuple(weight.shape)}"
+        raise ValueError(
+            f"expected x (batch, tokens, channels), weight (channels, width), got {shapes}"
+        )
+    _compare("weight", weight, (x.shape[2], weight.shape[1]))
+    _compare("bias", bias, (x.shape[2],))
     if _is_native(x):
         return native.causal_conv_silu(x.float(), weight.float(), bias.float(), reverse).to(x.dtype)
     width, tokens = weight.shape[1], x.shape[1]
@@ -155,7 +163,7 @@ def _mamba(given: Inputs, kernel: Callable[..., Any]) -> tuple[Tensor, Tensor]:
         return_last_state=True,
     )
     y = y.transpose(1, 2)
-    return y.flip(1) if given.reverse else y, last
+    return y.flip(1) if given.reverse else y, last.detach()  # it has no gradient for the state
 
 
 def _check(given: Inputs) -> None:
@@ -177,6 +185,9 @@ def _check(given: Inputs) -> None:
         "state": (batch, channels, states),
     }
     for name, shape in wanted.items():
-        value = getattr(given, name)
-        if value is not None and value.shape != shape:
-            raise ValueError(f"{name}: expected {shape}, got {tuple(value.shape)}")
+        _compare(name, getattr(given, name), shape)
+
+
+def _compare(name: str, value: Tensor | None, shape: tuple[int, ...]) -> None:
+    if value is not None and value.shape != shape:
+        raise ValueError(f"{name}: expected {shape}, got {tuple(value.shape)}")

@@ -19,12 +19,14 @@ INLINE void store(float* to, V x, int width = LANES) {
     else std::memcpy(to, &x, width * sizeof(float));
 }
 
+// Of a and b where b is no number, `larger` and `smaller` give b: what may be NaN stands second.
 #if LANES == 16
 INLINE V larger(V a, V b) { return _mm512_max_ps(a, b); }
 INLINE V about_inverse(V x) { return _mm512_rcp14_ps(x); }
 INLINE float sum(V x) { return _mm512_reduce_add_ps(x); }
 #elif LANES == 8
 INLINE V larger(V a, V b) { return _mm256_max_ps(a, b); }
+INLINE V smaller(V a, V b) { return _mm256_min_ps(a, b); }
 INLINE V about_inverse(V x) { return _mm256_rcp_ps(x); }
 INLINE float sum(V x) {
     __m128 half = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
@@ -33,6 +35,7 @@ INLINE float sum(V x) {
 }
 #else
 INLINE V larger(V a, V b) { return a > b ? a : b; }
+INLINE V smaller(V a, V b) { return a < b ? a : b; }
 INLINE V about_inverse(V x) { return 1.f / x; }
 INLINE float sum(V x) { return (x[0] + x[2]) + (x[1] + x[3]); }
 #endif
@@ -42,7 +45,8 @@ INLINE float sum(V x) { return (x[0] + x[2]) + (x[1] + x[3]); }
 
 // 2^(step a). step a = n + f: adding MAGIC rounds to the whole number n and leaves it in the low
 // bits; 2^f is a polynomial with 2^0 = 1 exactly (relative error 1e-7), and n goes into the
-// exponent. step a must be at most 126; below -126 the result may be 2^-126.
+// exponent. From 128 on the result is infinite; below -126 it may be 2^-126, with 16 lanes NaN beyond
+// -2^22.
 template <int W>
 INLINE void exp2_of_products(V step, const V (&a)[W], V (&y)[W]) {
     constexpr float MAGIC = 12582912.f;  // 1.5 * 2^23
@@ -52,7 +56,7 @@ INLINE void exp2_of_products(V step, const V (&a)[W], V (&y)[W]) {
     for (int j = 0; j < W; ++j) n[j] = n[j] - MAGIC;
     for (int j = 0; j < W; ++j) f[j] = step * a[j] - n[j];
 #else
-    for (int j = 0; j < W; ++j) f[j] = larger(step * a[j], all(-126.f));
+    for (int j = 0; j < W; ++j) f[j] = smaller(all(128.f), larger(all(-126.f), step * a[j]));
     for (int j = 0; j < W; ++j) n[j] = f[j] + MAGIC;
     for (int j = 0; j < W; ++j) f[j] = f[j] - (n[j] - MAGIC);
 #endif
@@ -71,7 +75,7 @@ INLINE void exp2_of_products(V step, const V (&a)[W], V (&y)[W]) {
 // e^-x, at most e^87
 template <int W> INLINE void exp_of_minus(const V (&x)[W], V (&y)[W]) {
     V kept[W];
-    for (int j = 0; j < W; ++j) kept[j] = larger(x[j], all(-87.f));
+    for (int j = 0; j < W; ++j) kept[j] = larger(all(-87.f), x[j]);
     exp2_of_products<W>(all(-LOG2E), kept, y);
 }
 
@@ -96,7 +100,7 @@ template <int W> INLINE void softplus(const V (&x)[W], V (&out)[W]) {
     for (int j = 0; j < W; ++j) p[j] = p[j] * y[j] + 3.3319098e-1f;
     for (int j = 0; j < W; ++j) p[j] = p[j] * y[j] - 4.9999493e-1f;
     for (int j = 0; j < W; ++j) p[j] = p[j] * y[j] + 9.9999994e-1f;
-    for (int j = 0; j < W; ++j) out[j] = larger(x[j], V{}) + p[j] * y[j];
+    for (int j = 0; j < W; ++j) out[j] = larger(V{}, x[j]) + p[j] * y[j];
 }
 
 // Vectors, aligned; memory that starts as zeros.
