@@ -25,7 +25,9 @@ from audiossl.errors import ModelError
 from audiossl.hub import CONFIG, WEIGHTS, ModelConfig
 
 GRAPH = "model.onnx"
-FORMAT = "1"  # of the metadata: raised when an old reader would misread a new file
+# Of the metadata: raised when an old reader would misread a new file, and when what this program
+# builds of the same config computes other numbers.
+FORMAT = "1"
 PREFIX = "audiossl."  # of every key of the metadata
 WAVE, SCORES, EMBEDDING = "wave", "scores", "embedding"  # names of the input and the outputs
 NEEDS = "onnxruntime is not installed: pip install onnxruntime"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
 
 import measure
 import numpy as np
@@ -71,8 +72,10 @@ def agreement(name: str, clips: str, root: str | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--model", metavar="FOLDER")
-    parser.add_argument("--clips", metavar="MANIFEST")
+    parser.add_argument("--model", metavar="FOLDER", default=os.environ.get("AUDIOSSL_INT8_MODEL"))
+    parser.add_argument(
+        "--clips", metavar="MANIFEST", default=os.environ.get("AUDIOSSL_INT8_CLIPS")
+    )
     parser.add_argument("--root", metavar="FOLDER", help="that the manifest's paths start from")
     args = parser.parse_args()
     torch.set_num_threads(1)

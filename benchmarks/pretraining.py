@@ -8,7 +8,8 @@ ESC-10's folds 1-3 and UrbanSound8K's fold 1. Then the recipe bench/few_shot tra
 `SHOTS` clips a class drawn from the same folds, DRAWS times, from the pretrained encoder and, with
 the same clips, seed and number of updates, from random weights. Accuracy is that of the last
 update on ESC-10's fold 4 and UrbanSound8K's fold 2, which no training hears; nothing is chosen by
-it. Runs that are done by the same recipe are left out, so a benchmark goes on where it was stopped.
+it. Runs that are done by the same recipe from the same tables and weights are left out, so a
+benchmark goes on where it was stopped.
 
 Prints two tables, gains and SSAMBA beside SSAST, and writes every single run to
 OUT/pretraining.json. Intervals are those of the draws: with one pretraining a method (PRETRAININGS)
@@ -175,10 +176,20 @@ def train(recipe: str, folder: Path, *overrides: str) -> None:
     from audiossl.engine.train import fit
 
     asked = recipes.load(recipe, [*overrides, "train.threads=1", f"out={folder}"])
-    done = folder / "done"
-    if not done.exists() or done.read_text() != recipes.to_yaml(asked):
+    done, made_of = folder / "done", recipes.to_yaml(asked) + digests(asked)
+    if not done.exists() or done.read_text() != made_of:
         fit(asked, overwrite=True)
-        done.write_text(recipes.to_yaml(asked))
+        done.write_text(made_of)
+
+
+def digests(asked: Any) -> str:
+    """What the tables of a recipe and the model it starts from hold, in a line each."""
+    from audiossl.hub import WEIGHTS, sha256
+
+    files = [asked.data.train, asked.data.valid]
+    if asked.model.from_:
+        files.append(Path(asked.model.from_) / WEIGHTS)
+    return "".join(f"# {sha256(Path(path))} {path}\n" for path in files if path)
 
 
 def collect(out: Path) -> dict[str, Any]:
