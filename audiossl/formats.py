@@ -40,19 +40,39 @@ _SUBTYPES = {
     "alaw": "ALAW",
 }
 
+# arecord's names that are not ours with capitals and underscores. Its S24_LE is not our s24le: it
+# fills four bytes, and is refused.
+_ALSA = {
+    "S24_3LE": "s24le",
+    "S24_3BE": "s24be",
+    "S24_LE": "S24_LE",
+    "S24_BE": "S24_BE",
+    "FLOAT_LE": "f32le",
+    "FLOAT_BE": "f32be",
+    "FLOAT64_LE": "f64le",
+    "FLOAT64_BE": "f64be",
+    "MU_LAW": "mulaw",
+    "A_LAW": "alaw",
+}
+
 
 @dataclass(frozen=True)
 class RawFormat:
-    """How headerless PCM lies: `rate` in Hz, interleaved `channels`, `encoding` of one sample."""
+    """How headerless PCM lies: `rate` in Hz, interleaved `channels`, `encoding` of one sample.
+
+    An encoding may be spelled as ALSA does: "S16_LE". Raises UsageError.
+    """
 
     rate: int
     channels: int = 1
     encoding: str = "s16le"
 
     def __post_init__(self) -> None:
-        if self.encoding not in SAMPLE_BYTES:
+        encoding = _ALSA.get(self.encoding.upper(), self.encoding.lower().replace("_", ""))
+        if encoding not in SAMPLE_BYTES:
             known = ", ".join(SAMPLE_BYTES)
             raise UsageError(f"unknown encoding {self.encoding!r}: one of {known}")
+        object.__setattr__(self, "encoding", encoding)
         if self.rate < 1 or self.channels < 1:
             raise UsageError(f"raw audio of {self.rate} Hz and {self.channels} channels")
 
@@ -104,8 +124,7 @@ class Limits:
             raise _beyond(f"{info.rate} Hz", f"{self.max_rate} Hz", "--max-rate")
         if info.rate < self.min_rate:
             raise InputError(
-                f"the header says {info.rate} Hz; below {self.min_rate} Hz is not believed"
-                " (audiossl.audio.Limits(min_rate=...))",
+                f"the header says {info.rate} Hz; below {self.min_rate} Hz needs --min-rate",
                 code="limits",
             )
         if info.channels > self.max_channels:

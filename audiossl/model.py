@@ -173,10 +173,14 @@ def pick_device(name: str, threads: int | None = None) -> str:
         return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"--device {name}: {reason}") from error
+    except (RuntimeError, AssertionError) as error:  # with pages about the insides of torch
+        raise UsageError(f"--device {name}: not here: there is {', '.join(_devices())}") from error
     return name
+
+
+def _devices() -> list[str]:
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return ["cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
 
 
 def parameters(model: nn.Module) -> int:

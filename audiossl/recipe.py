@@ -59,7 +59,11 @@ def find(name: str, beside: Path | None = None) -> Path:
         return _folder() / f"{name}.yaml"
     if Path(name).exists():
         raise RecipeError(f"recipe {name}: not a YAML file")
-    raise RecipeError(f"no recipe {name!r}{near(name, names())}")
+    if name.endswith((".yaml", ".yml")):
+        raise RecipeError(f"recipe {name}: no such file")
+    raise RecipeError(
+        f"no recipe {name!r}{near(name, names(), '`audiossl recipes ls` lists them')}"
+    )
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Recipe:

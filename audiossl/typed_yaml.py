@@ -83,12 +83,14 @@ def fail(key: str, message: str, where: str) -> RecipeError:
     return RecipeError(f"{subject}: {message} ({where})")
 
 
-def near(word: str, known: Iterable[str]) -> str:
-    """` (did you mean 'lr'?)`, or the list when it is short, or nothing."""
+def near(word: str, known: Iterable[str], otherwise: str = "") -> str:
+    """` (did you mean 'lr'?)`; if nothing known is like it `otherwise`, or the list."""
     names = list(known)
     found = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     if found:
         return f" (did you mean {found[0]!r}?)"
+    if otherwise:
+        return f" ({otherwise})"
     return f" (one of: {', '.join(names)})" if names else ""
 
 

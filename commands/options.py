@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Decorator = Callable[[Any], Any]
 
+RAW = ("rate", "channels", "encoding")  # options that describe raw input
+
 
 def chain(*decorators: Decorator) -> Decorator:
     """Several decorators as one; help shows them in this order."""
@@ -115,6 +117,17 @@ inputs = chain(
     click.option("--name", default="-", help="What to call the audio that comes on stdin."),
 )
 
+
+class Finite(click.FloatRange):
+    """A range of numbers; click's own lets NaN and infinity through."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
 decoding = chain(
     click.option(
         "--input-format",
@@ -123,17 +136,38 @@ decoding = chain(
         help="raw: headerless PCM, described by the next three.",
     ),
     click.option("--rate", type=click.IntRange(1), metavar="HZ", help="Rate of raw input."),
-    click.option("--channels", type=click.IntRange(1), default=1, help="Channels of raw input."),
-    click.option("--encoding", default="s16le", help="Samples of raw input: s16le, f32le ..."),
+    click.option(
+        "--channels",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Channels of raw input.  [default: 1]",
+    ),
+    click.option(
+        "--encoding",
+        metavar="NAME",
+        help="Samples of raw input: s16le, S16_LE, f32le, mulaw ...  [default: s16le]",
+    ),
     click.option(
         "--nan",
         type=click.Choice(["error", "zero"]),
         default="error",
         help="What to do with samples that are not numbers.",
     ),
-    click.option("--max-rate", type=int, metavar="HZ", help="Refuse files that claim more."),
-    click.option("--max-channels", type=int, metavar="N", help="Refuse files that claim more."),
-    click.option("--max-duration", type=float, metavar="SECONDS", help="Refuse longer files."),
+    click.option(
+        "--min-rate", type=click.IntRange(1), metavar="HZ", help="Refuse files that claim less."
+    ),
+    click.option(
+        "--max-rate", type=click.IntRange(1), metavar="HZ", help="Refuse files that claim more."
+    ),
+    click.option(
+        "--max-channels", type=click.IntRange(1), metavar="N", help="Refuse files that claim more."
+    ),
+    click.option(
+        "--max-duration",
+        type=Finite(0, min_open=True),
+        metavar="SECONDS",
+        help="Refuse longer files.",
+    ),
 )
 
 
@@ -183,16 +217,6 @@ batching = chain(
 )
 
 
-class Finite(click.FloatRange):
-    """A range of numbers; click's own lets NaN and infinity through."""
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value!r} is not a finite number.", param, ctx)
-        return number
-
-
 class ShardType(click.ParamType):
     """`2/5`: the second of five parts."""
 
@@ -223,6 +247,10 @@ def listed(
 
     if files_from is not None and files_from.name == "<stdin>" and "-" in inputs:
         raise click.UsageError("stdin cannot be both audio (-) and the list (--files-from -)")
+    if null and files_from is None:
+        raise click.UsageError("-0 says how the names in --files-from end: give that as well")
+    if name != "-" and files_from is None and "-" not in inputs:
+        raise click.UsageError("--name is what audio on stdin is called: give - as an input")
     return expand(inputs, files_from, null, name)
 
 
@@ -268,18 +296,20 @@ def reading(values: dict[str, Any]) -> dict[str, Any]:
     from audiossl.audio import Limits, RawFormat
 
     given = {
+        "min_rate": values.pop("min_rate"),
         "max_rate": values.pop("max_rate"),
         "max_channels": values.pop("max_channels"),
         "max_seconds": values.pop("max_duration"),
     }
     limits = replace(Limits(), **{key: value for key, value in given.items() if value is not None})
-    kind, rate = values.pop("input_format"), values.pop("rate")
-    channels, encoding = values.pop("channels"), values.pop("encoding")
+    kind, described = values.pop("input_format"), {k: values.pop(k) for k in RAW}
+    described = {key: value for key, value in described.items() if value is not None}
     raw = None
     if kind == "raw":
-        if rate is None:
+        if "rate" not in described:
             raise click.UsageError("--input-format raw needs --rate HZ")
-        raw = RawFormat(rate, channels, encoding)
-    elif rate is not None:
-        raise click.UsageError("--rate describes raw input: give --input-format raw as well")
+        raw = RawFormat(**described)
+    elif described:
+        option = next(iter(described))
+        raise click.UsageError(f"--{option} describes raw input: give --input-format raw as well")
     return {"limits": limits, "raw": raw, "nan": values.pop("nan")}

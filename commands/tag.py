@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any, BinaryIO
@@ -93,12 +94,25 @@ def command(
         if many and plot:
             raise click.UsageError("--plot draws one file")
         if plot:
-            from audiossl.plotting import check
-
-            check(plot)
+            check_plot(plot, values)
     else:
         many = False
     return run(items, reading, values, many, plot)
+
+
+def check_plot(plot: str, values: dict[str, Any]) -> None:
+    """Raise before hours of work where the picture could not be drawn."""
+    from audiossl.errors import OutputError
+    from audiossl.plotting import check
+
+    from .output import check_writable
+
+    if values["resume"] or values["on_exists"] == "skip":
+        raise click.UsageError("--plot draws what is heard now: not with --resume or skip")
+    check(plot)
+    check_writable(plot)
+    if os.path.exists(plot) and values["on_exists"] == "error":
+        raise OutputError(f"{plot} exists: --on-exists overwrite, or another --plot")
 
 
 def several(items: Iterator[Input]) -> tuple[Iterator[Input], bool]:
