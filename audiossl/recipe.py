@@ -60,7 +60,7 @@ def find(name: str, beside: Path | None = None) -> Path:
     if Path(name).exists():
         raise RecipeError(f"recipe {name}: not a YAML file")
     if name.endswith((".yaml", ".yml")):
-        raise RecipeError(f"recipe {name}: no such file")
+        raise RecipeError(f"no recipe {name!r}: no such file")
     raise RecipeError(
         f"no recipe {name!r}{near(name, names(), '`audiossl recipes ls` lists them')}"
     )

@@ -90,7 +90,7 @@ def test_devices_that_are_not_here_are_named_in_one_line() -> None:
 
 
 def test_recipes_that_are_not_there() -> None:
-    with pytest.raises(RecipeError, match=r"recipe no/my\.yaml: no such file"):
+    with pytest.raises(RecipeError, match=r"no recipe 'no/my\.yaml': no such file"):
         load("no/my.yaml")
     with pytest.raises(RecipeError, match=r"no recipe 'xyzxyz' \(`audiossl recipes ls`"):
         load("xyzxyz")
