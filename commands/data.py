@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from . import options
-from .models import LISTED, as_json, in_words, say_json, say_table
+from .listing import LISTED, in_words, say, say_table
 
 COLUMNS = ("name", "title", "clips", "licence", "folder")
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
@@ -77,9 +77,7 @@ def ls(format_: str, quiet: bool) -> None:
                 "folder": folder,
             }
         )
-    if as_json(format_):
-        say_json(rows)
-    else:
+    if not say(rows, format_):
         say_table(rows, COLUMNS)
 
 
@@ -101,9 +99,7 @@ def check(name: str, root: str | None, checksums: bool, format_: str, quiet: boo
 
     dataset = datasets.get(name)
     record = report(dataset, dataset.find(root), checksums)
-    if as_json(format_):
-        say_json(record)
-    else:
+    if not say(record, format_):
         for key, value in record.items():
             click.echo(f"{key:16} {in_words(value)}")
     lacking = record["complete"] is False and not dataset.gaps

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +9,9 @@ import click
 from click.shell_completion import CompletionItem
 
 from . import options
+from .listing import LISTED, in_words, say, say_table
 from .main import say_error
 
-LISTED = click.option(
-    "-f",
-    "--format",
-    "format_",
-    type=click.Choice(["auto", "table", "json"]),
-    default="auto",
-    help="auto: table on a terminal, json otherwise.",
-)
 COLUMNS = ("name", "task", "labels", "rate", "megabytes", "licence", "data")
 
 
@@ -61,13 +52,12 @@ def ls(format_: str, quiet: bool) -> None:
             rows.append(hub.describe(name))
         except ModelError as error:
             rows.append({"name": name, "error": error.message})
-    if as_json(format_):
-        say_json(rows)
+    if say(rows, format_):
         return
     for row in rows:
         if "error" in row:
             say_error(f"{row['name']}: {row['error']}")
-    say_table([row for row in rows if "error" not in row])
+    say_table([row for row in rows if "error" not in row], COLUMNS)
 
 
 @command.command()
@@ -83,9 +73,7 @@ def show(name: str, labels: bool, format_: str, quiet: bool) -> None:
     facts["graph"] = graph.state(hub.resolve(name, download=False))
     if labels:
         click.echo("\n".join(facts["labels"]))
-    elif as_json(format_):
-        say_json(facts)
-    else:
+    elif not say(facts, format_):
         for key, value in facts.items():
             click.echo(f"{key:14} {in_words(value)}")
 
@@ -147,9 +135,7 @@ def verify(names: tuple[str, ...], format_: str, quiet: bool) -> int:
         except ModelError as error:
             rows.append({"name": name, "ok": False, "error": error.message})
             say_error(f"{name}: {error.message}")
-    if as_json(format_):
-        say_json(rows)
-    elif not quiet:
+    if not say(rows, format_) and not quiet:
         for row in rows:
             if row["ok"]:
                 click.echo(f"{row['name']}  ok  {in_words(row['checked']) or 'nothing recorded'}")
@@ -240,27 +226,3 @@ def export(name: str, onnx: bool, out: Path | None, quiet: bool) -> None:
         size = path.stat().st_size / 1e6
         click.echo(f"audiossl: {size:.1f} MB; its input may vary in {varying}", err=True)
     click.echo(path)
-
-
-def as_json(format_: str) -> bool:
-    return format_ == "json" or (format_ == "auto" and not sys.stdout.isatty())
-
-
-def say_json(value: Any) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, indent=1))
-
-
-def say_table(rows: list[dict[str, Any]], columns: tuple[str, ...] = COLUMNS) -> None:
-    table = [columns, *([in_words(row[column]) for column in columns] for row in rows)]
-    widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
-    for line in table:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
-
-
-def in_words(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(in_words(item) for item in value)
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {in_words(item)}" for key, item in value.items())
-    return "-" if value is None else str(value)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
 from . import options
+from .listing import LISTED, say
 
 
 @click.group(name="recipes")
@@ -16,27 +16,17 @@ def command() -> None:
 
 
 @command.command()
-@click.option(
-    "-f",
-    "--format",
-    "format_",
-    type=click.Choice(["auto", "table", "json"]),
-    default="auto",
-    help="auto: table on a terminal, json otherwise.",
-)
+@LISTED
 @options.common
 def ls(format_: str, quiet: bool) -> None:
     """The recipes in this package."""
-    import json
-
     from audiossl import recipe as recipes
 
     rows = [
         {"name": name, "description": recipes.describe(recipes.read(recipes.find(name)))}
         for name in recipes.names()
     ]
-    if format_ == "json" or (format_ == "auto" and not sys.stdout.isatty()):
-        click.echo(json.dumps(rows, ensure_ascii=False, indent=1))
+    if say(rows, format_):
         return
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:

@@ -31,7 +31,7 @@ def run(*args: str | Path) -> int:
 def test_ls_lists_every_set_and_where_it_is(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = minisets.esc50(data)
     assert run("data", "ls") == 0
-    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    rows = {row["name"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
     assert list(rows) == datasets.names()
     assert rows["esc10"]["folder"] == rows["esc50"]["folder"] == str(folder)
     assert (rows["esc50"]["clips"], rows["audioset"]["clips"]) == (2000, None)

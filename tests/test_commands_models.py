@@ -83,11 +83,11 @@ def test_verify_finds_the_damaged_one(cli: Run, tmp_path: Path) -> None:
     bad = put("hf:org/bad")
     done = cli("models", "verify")
     assert done.returncode == 0, done.stderr
-    assert all(row["ok"] for row in json.loads(done.stdout))
+    assert all(json.loads(line)["ok"] for line in done.stdout.splitlines())
     flip(bad / "model.safetensors")
     done = cli("models", "verify")
     assert done.returncode == 5
-    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    rows = {row["name"]: row for row in map(json.loads, done.stdout.splitlines())}
     assert rows["hf:org/good"]["ok"]
     assert "damaged" in rows["hf:org/bad"]["error"]
     assert done.stderr.decode().count("\n") == 1
@@ -157,7 +157,7 @@ def test_convert_makes_a_model_that_works(cli: Run, checkpoint: Path, tmp_path: 
     facts = json.loads(cli("models", "show", out).stdout)
     assert facts["labels"] == ["cat", "dog", "bell"]
     assert facts["architecture"]["name"] == "ast"
-    assert json.loads(cli("models", "verify", out).stdout)[0]["checked"] == ["model.safetensors"]
+    assert json.loads(cli("models", "verify", out).stdout)["checked"] == ["model.safetensors"]
     again = cli("models", "convert", checkpoint, "--out", out)
     assert again.returncode == 6
     assert b"give --out a new folder" in again.stderr

@@ -17,7 +17,7 @@ def test_ls_lists_every_recipe_with_its_description(cli: Runner) -> None:
     rows = json.loads(done.stdout)
     assert [row["name"] for row in rows] == recipe.names()
     assert all(row["description"] for row in rows)
-    assert cli("recipes", "ls").stdout == done.stdout
+    assert [json.loads(line) for line in cli("recipes", "ls").stdout.splitlines()] == rows
     table = cli("recipes", "ls", "--format", "table").stdout.decode().splitlines()
     assert [line.split()[0] for line in table] == recipe.names()
 
