@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from audiossl import ogg
+from audiossl import mpeg, ogg
 from audiossl.containers import mp3_frames
 from audiossl.errors import InputError
 from audiossl.formats import AudioInfo, truncated, unsupported
@@ -101,6 +101,9 @@ class SndfileDecoder:
         if self._container == "MP3":
             self._exact = mp3_frames(file) is not None
             if not self._exact and not isinstance(file, Pipe):
+                if file.size is not None:
+                    self._missing = self._missing or mpeg.cut(file, file.size)
+                    file.seek(0)
                 file = Pipe(file)  # type: ignore[arg-type]
         if isinstance(file, Pipe):
             file.endless = self._container in FORWARD_ONLY
