@@ -15,6 +15,10 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "AudiosslError": "audiossl.errors",
     "InputError": "audiossl.errors",
+    "ModelError": "audiossl.errors",
+    "UsageError": "audiossl.errors",
+    "Limits": "audiossl.formats",
+    "RawFormat": "audiossl.formats",
     "EmbedRecord": "audiossl.records",
     "ErrorRecord": "audiossl.records",
     "Label": "audiossl.records",

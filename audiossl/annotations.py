@@ -3,7 +3,8 @@
 `write_*` gives text, `read_*` takes text, `read` takes a file. Times are seconds, frequencies Hz.
 What a format cannot hold is lost on the way: Audacity and TextGrid know no score and no file name,
 a TextGrid no overlap within one label. Labels stay one line: line breaks and tabs become spaces
-where the format has no quoting.
+where the format has no quoting. Bytes of a file name that are no UTF-8 are written as `\\xe9`:
+what comes out is UTF-8 throughout.
 
 Formats: Audacity manual, "Importing and Exporting Labels"; Praat manual, "TextGrid file formats";
 Raven as exported by Raven Pro 1.6, columns in the order of BirdNET-Analyzer's tables.
@@ -22,8 +23,8 @@ from pathlib import Path
 
 from audiossl import tables, textgrid
 from audiossl.errors import InputError, UsageError
-from audiossl.records import SCORE_DIGITS, TIME_DIGITS, TagRecord
-from audiossl.tables import corrupt, delimited, exactly, number, optional, trimmed
+from audiossl.records import SCORE_DIGITS, TIME_DIGITS
+from audiossl.tables import corrupt, delimited, exactly, number, optional, readable, trimmed
 from audiossl.textgrid import Tier
 
 COLUMNS = ("file", "start", "end", "label", "score", "low", "high")  # of CSV and TSV
@@ -63,14 +64,6 @@ class Annotation:
     file: str | None = None
     low: float | None = None
     high: float | None = None
-
-
-def from_record(record: TagRecord) -> list[Annotation]:
-    """One annotation for each label of a window."""
-    return [
-        Annotation(record.start, record.end, item.label, item.score, record.file)
-        for item in record.labels
-    ]
 
 
 # Audacity
@@ -375,7 +368,7 @@ def detect(text: str) -> str:
 
 
 def _one_line(label: str) -> str:
-    return _BREAKS.sub(" ", label)
+    return _BREAKS.sub(" ", readable(label))
 
 
 def _plain(label: str) -> str:

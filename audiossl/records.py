@@ -7,6 +7,8 @@ fields may be added in later versions, none renamed.
 from __future__ import annotations
 
 import base64
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,13 @@ def file_fields(file: str) -> dict[str, str]:
     except UnicodeEncodeError:
         raw = file.encode("utf-8", "surrogateescape")
         return {"file": raw.decode("utf-8", "replace"), "file_b64": base64.b64encode(raw).decode()}
+
+
+def full_name(record: Mapping[str, Any]) -> str:
+    """The name of a record's file, with all its bytes: what `file_fields` was given."""
+    if "file_b64" in record:
+        return os.fsdecode(base64.b64decode(record["file_b64"]))
+    return record["file"]
 
 
 @dataclass(frozen=True)

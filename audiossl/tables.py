@@ -70,14 +70,26 @@ def trimmed(value: float, digits: int) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def readable(text: str) -> str:
+    """`text` with the bytes of a name that are no UTF-8 (by surrogateescape) as `\\xe9`.
+
+    For text that is read by people and other programs, which know no such bytes. It is not undone
+    on reading: a name may hold a backslash itself.
+    """
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def delimited(values: Sequence[object], delimiter: str = ",") -> str:
-    """One line of CSV or TSV. None is empty; what needs quotes gets them, doubled inside."""
+    """One line of CSV or TSV. None is empty; what needs quotes gets them, doubled inside.
+
+    It is valid UTF-8 whatever names are in it: `readable`.
+    """
     return delimiter.join(_quoted(value, delimiter) for value in values) + "\n"
 
 
 def _quoted(value: object, delimiter: str) -> str:
     # Python 3.11's csv.writer leaves a lone carriage return unquoted, and no reader takes that.
-    text = "" if value is None else str(value)
+    text = "" if value is None else readable(str(value))
     if any(char in text for char in f'"\r\n{delimiter}'):
         return '"' + text.replace('"', '""') + '"'
     return text

@@ -6,15 +6,16 @@ that memory does not grow with the length of a file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from audiossl import hub, network
-from audiossl.audio import Source
+from audiossl.audio import DEFAULT_LIMITS, Limits, NanPolicy, RawFormat, Source
 from audiossl.errors import InputError, UsageError
 from audiossl.inference import BATCH_SIZE, Inference, Tap, name_of
 from audiossl.labels import ontology
@@ -23,6 +24,7 @@ from audiossl.records import Label, TagRecord
 
 TOP_K = 5
 THRESHOLD = 0.5  # from here on a calibrated label is more likely right than wrong
+POOLS = ("max", "mean")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class TagOptions:
     `window`, `hop`: seconds; with `hop` one record a window, without it one a file, pooled over its
     windows by `pool` ("max": heard anywhere, "mean": heard throughout).
     `labels`: indices to keep, None for all.
+    Raises UsageError on a value that makes no sense.
     """
 
     top_k: int = TOP_K
@@ -49,6 +52,17 @@ class TagOptions:
     hop: float | None = None
     pool: str = "max"
     labels: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.pool not in POOLS:
+            raise UsageError(f"pool: {self.pool!r} is not one of {', '.join(POOLS)}")
+        if self.top_k < 1:
+            raise UsageError(f"top_k: {self.top_k} labels, at least 1 is needed")
+        if not 0 <= self.threshold <= 1:
+            raise UsageError(f"threshold: {self.threshold} is not between 0 and 1, as scores are")
+        for name, seconds in (("window", self.window), ("hop", self.hop)):
+            if seconds is not None and not 0 < seconds < math.inf:
+                raise UsageError(f"{name}: {seconds} s is no length of time")
 
 
 class Tagger:
@@ -63,6 +77,8 @@ class Tagger:
     ) -> None:
         if model.config.head is None:
             raise UsageError(f"model {model.name} has no labels: it embeds, it does not tag")
+        if batch_size < 1:
+            raise UsageError(f"batch_size: {batch_size} windows, at least 1 is needed")
         self.model = model
         self.inference = Inference(model, batch_size, executor)
         self.device = model.device
@@ -83,14 +99,14 @@ class Tagger:
     def labels(self) -> list[str]:
         return self.model.labels
 
-    def find_labels(self, names: Iterable[str]) -> tuple[int, ...]:
-        """Indices of the labels called `names`, in the model's order.
+    def find_labels(self, names: str | Iterable[str]) -> tuple[int, ...]:
+        """Indices of the labels called `names` (a str is one name), in the model's order.
 
         A name of the AudioSet ontology that the model does not have stands for what is below it
         ("Animal": dog, rooster ...). Raises UsageError with a suggestion on an unknown name.
         """
         found: set[int] = set()
-        for name in names:
+        for name in [names] if isinstance(names, str) else names:
             found.update(ontology.matches(name, self.labels))
         return tuple(sorted(found))
 
@@ -148,19 +164,37 @@ def tag(
     source: Source,
     model: str | Classifier = hub.DEFAULTS["tag"],
     device: str = "cpu",
-    **options: Any,
+    *,
+    backend: str = "auto",
+    batch_size: int = BATCH_SIZE,
+    top_k: int = TOP_K,
+    threshold: float = THRESHOLD,
+    window: float | None = None,
+    hop: float | None = None,
+    pool: str = "max",
+    labels: str | Iterable[str] | None = None,
+    nan: NanPolicy = "error",
+    limits: Limits = DEFAULT_LIMITS,
+    raw: RawFormat | None = None,
 ) -> list[TagRecord]:
     """Tag one file: `audiossl.tag("clip.wav")[0].labels`.
 
-    `options`: `top_k`, `threshold`, `window`, `hop` (seconds), `pool` ("max" or "mean"), `labels`
-    (names). Raises InputError, ModelError or UsageError. To tag many files load the model once:
+    One record a file, or with `hop` one a window, with times in seconds and scores in [0, 1].
+    `model`: a name, a folder, `hf:owner/repo`, or one that is loaded: `device` and `backend`
+    ("auto", "torch", "onnx") say how to load it. `batch_size`: windows that go in at a time.
+    `top_k`: labels a record at most; `threshold`: leave out lower scores; `labels`: only these, by
+    name, where a group takes its members. `window`, `hop`: seconds. `pool`: without `hop`, a file's
+    score is that of its highest window ("max") or the mean of all ("mean").
+    `nan`, `limits`, `raw`: how the sound is read, as `audio.stream` has them.
+    Raises InputError, ModelError or UsageError. To tag many files load the model once:
     `tagger = audiossl.Tagger.load()`, then `tagger.tag(path)`.
     """
-    loaded = network.load(model, device) if isinstance(model, str) else model
-    tagger = Tagger(loaded)
-    if options.get("labels") is not None:
-        options["labels"] = tagger.find_labels(options["labels"])
-    return list(tagger.tag(source, options=TagOptions(**options)))
+    options = TagOptions(top_k, threshold, window, hop, pool)  # what is wrong is told before a load
+    loaded = network.load(model, device, backend) if isinstance(model, str) else model
+    tagger = Tagger(loaded, batch_size)
+    if labels is not None:
+        options = replace(options, labels=tagger.find_labels(labels))
+    return list(tagger.tag(source, None, options, nan=nan, limits=limits, raw=raw))
 
 
 def _pooled(spans: Iterator[Span], pool: str) -> Iterator[Span]:

@@ -2,20 +2,29 @@
 
 A writer is fed one input after the other and gives text to append, so that results flow:
 `begin() record(...)... end_file() end()`.
+
+All of it is UTF-8. Of a name that is not, JSON has the bytes in `file_b64`; tables and label tracks
+have those that are no UTF-8 as `\\xe9`, so that any program reads them.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import audiossl.annotations as label_tracks
 from audiossl.annotations import Annotation
 from audiossl.atomic import atomic_write
-from audiossl.records import decimals
+from audiossl.errors import InputError
+from audiossl.inputs import STDIN
+from audiossl.records import decimals, full_name
+
+if TYPE_CHECKING:
+    from audiossl.formats import AudioInfo
 
 Record = dict[str, Any]
 TAG_COLUMNS = ("file", "start", "end", "label", "score", "model", "error")
@@ -73,8 +82,8 @@ class JsonLines:
 
 
 def encoded(text: str) -> bytes:
-    """Text as bytes; what was no UTF-8 in a name is so again."""
-    return text.encode("utf-8", "surrogateescape")
+    """Text as UTF-8; a stray byte of a name (in a message) as `\\udce9`, which is JSON as well."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def json_text(record: Record) -> str:
@@ -135,10 +144,10 @@ class EmbeddingCsv(JsonLines):
     def record(self, record: Record) -> str:
         if "error" in record:
             numbers = [""] * self._dim
-            place = (record["file"], "", "", "", error_text(record))
+            place = (full_name(record), "", "", "", error_text(record))
         else:
             numbers = decimals(record["embedding"])
-            place = (record["file"], record["start"], record["end"], record["model"], "")
+            place = (full_name(record), record["start"], record["end"], record["model"], "")
         head = label_tracks.delimited(place).removesuffix("\n")
         return f"{head},{','.join(numbers)}\n"
 
@@ -151,8 +160,8 @@ def error_text(record: Record) -> str:
 def tag_rows(record: Record) -> list[tuple[Any, ...]]:
     """Rows of TAG_COLUMNS for one record."""
     if "error" in record:
-        return [(record["file"], "", "", "", "", "", error_text(record))]
-    place = (record["file"], record["start"], record["end"])
+        return [(full_name(record), "", "", "", "", "", error_text(record))]
+    place = (full_name(record), record["start"], record["end"])
     labels = record["labels"] or [{"label": "", "score": ""}]
     return [(*place, item["label"], item["score"], record["model"], "") for item in labels]
 
@@ -166,23 +175,51 @@ class Tracks(JsonLines, ABC):
     def _clear(self) -> None:
         self._annotations: list[Annotation] = []
         self._seconds = 0.0
-        self._seen = False
+        self._file: str | None = None
+        self._damaged = False
 
     def record(self, record: Record) -> str:
-        if "error" not in record:
-            self._seen = True
+        if "error" in record:
+            self._damaged = True
+        else:
+            self._file = full_name(record)
             self._seconds = max(self._seconds, record["end"])
             self._annotations += record_annotations(record)
         return ""
 
     def end_file(self) -> str:
-        text = self.track(merged(self._annotations), self._seconds) if self._seen else ""
+        text = "" if self._file is None else self.track(merged(self._annotations))
         self._clear()
         return text
 
     @abstractmethod
-    def track(self, tracks: list[Annotation], seconds: float) -> str:
-        """The text of one input of `seconds`."""
+    def track(self, tracks: list[Annotation]) -> str:
+        """The text of one input."""
+
+    def extent(self) -> tuple[float, float]:
+        """How far the input reaches: seconds, and Hz.
+
+        Its last window may end before it does (with a hop longer than the window), so the file is
+        asked, where it is one; what the header of a damaged one says is not believed.
+        """
+        header = header_of(self._file or STDIN)
+        if header is None:
+            return self._seconds, label_tracks.RAVEN_HIGH
+        claimed = 0.0 if self._damaged else header.seconds or 0.0
+        return max(self._seconds, claimed), header.rate / 2
+
+
+def header_of(name: str) -> AudioInfo | None:
+    """What the header of the file of this name says; None where there is none to ask: a pipe, raw
+    samples, a name that was given to standard input."""
+    if name == STDIN or not os.path.isfile(name):
+        return None
+    from audiossl import audio  # only these formats need what decodes
+
+    try:
+        return audio.info(name)
+    except InputError:
+        return None
 
 
 class Audacity(Tracks):
@@ -190,7 +227,7 @@ class Audacity(Tracks):
 
     suffix = ".txt"
 
-    def track(self, tracks: list[Annotation], seconds: float) -> str:
+    def track(self, tracks: list[Annotation]) -> str:
         return label_tracks.write_audacity(tracks)
 
 
@@ -199,7 +236,8 @@ class TextGrid(Tracks):
 
     suffix = ".TextGrid"
 
-    def track(self, tracks: list[Annotation], seconds: float) -> str:
+    def track(self, tracks: list[Annotation]) -> str:
+        seconds, _high = self.extent()
         return label_tracks.write_textgrid(tracks, seconds)
 
 
@@ -212,18 +250,17 @@ class Raven(Tracks):
         self._table = label_tracks.RavenTable()
         return self._table.header
 
-    def track(self, tracks: list[Annotation], seconds: float) -> str:
-        rows = "".join(self._table.row(item) for item in tracks)
+    def track(self, tracks: list[Annotation]) -> str:
+        seconds, high = self.extent()
+        rows = "".join(self._table.row(item, high) for item in tracks)
         self._table.end_file(seconds)
         return rows
 
 
 def record_annotations(record: Record) -> list[Annotation]:
     """The labels of a tag record as annotations."""
-    return [
-        Annotation(record["start"], record["end"], item["label"], item["score"], record["file"])
-        for item in record["labels"]
-    ]
+    place, file = (record["start"], record["end"]), full_name(record)
+    return [Annotation(*place, item["label"], item["score"], file) for item in record["labels"]]
 
 
 def merged(tracks: list[Annotation]) -> list[Annotation]:

@@ -21,7 +21,6 @@ from audiossl import tables
 from audiossl import textgrid as praat
 from audiossl.annotations import Annotation
 from audiossl.errors import AudiosslError, InputError, UsageError
-from audiossl.records import Label, TagRecord
 
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")  # crowsetta on pandas 3
 
@@ -167,12 +166,13 @@ def test_overlaps_of_one_label_join_in_a_textgrid_and_neighbours_do_not():
     assert spans(an.read_textgrid(an.write_textgrid(items))) == [(0, 7.5, "Dog"), (7.5, 10, "Dog")]
 
 
-def test_records_become_annotations():
-    record = TagRecord("a.wav", 5.0, 10.0, (Label("Dog", 0.9), Label("Cat", 0.4)), "tagger")
-    assert an.from_record(record) == [
-        Annotation(5.0, 10.0, "Dog", 0.9, "a.wav"),
-        Annotation(5.0, 10.0, "Cat", 0.4, "a.wav"),
-    ]
+@pytest.mark.parametrize("kind", ["csv", "tsv", "raven"])
+def test_names_that_are_not_utf8_stand_in_text_that_is(kind, tmp_path):
+    write = {"csv": an.write_csv, "tsv": an.write_tsv, "raven": an.write_raven}[kind]
+    path = tmp_path / "table"
+    path.write_text(write([Annotation(0.5, 1.5, "Dog", file="caf\udce9.wav")]), encoding="utf-8")
+    (read,) = an.read(path)
+    assert (read.file, read.label) == ("caf\\xe9.wav", "Dog")
 
 
 # Round trips

@@ -184,6 +184,64 @@ def test_python_api(recording: Path) -> None:
         audiossl.tag(recording.parent / "none.wav")
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"pool": "median"}, "pool: 'median' is not one of max, mean"),
+        ({"top_k": 0}, "top_k: 0 labels"),
+        ({"top_k": -1}, "top_k: -1 labels"),
+        ({"threshold": 1.5}, "threshold: 1.5 is not between 0 and 1"),
+        ({"threshold": -0.1}, "threshold: -0.1"),
+        ({"threshold": float("nan")}, "threshold: nan"),
+        ({"window": 0.0}, r"window: 0\.0 s is no length"),
+        ({"hop": -1.0}, r"hop: -1\.0 s is no length"),
+        ({"hop": float("inf")}, "hop: inf s is no length"),
+        ({"batch_size": 0}, "batch_size: 0 windows"),
+        ({"labels": "Dgo"}, "unknown label 'Dgo'.*Dog"),
+        ({"nan": "skip"}, "nan='skip': error or zero"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(
+    model: Model, recording: Path, options: dict, says: str
+) -> None:
+    with pytest.raises(UsageError, match=says):
+        audiossl.tag(recording, model, **options)
+
+
+def test_an_option_that_is_none_is_told_by_the_name_of_the_function(recording: Path) -> None:
+    with pytest.raises(TypeError, match=r"^tag\(\) got an unexpected .* 'treshold'"):
+        audiossl.tag(recording, treshold=0.5)  # type: ignore[call-arg]
+
+
+def test_a_label_may_be_given_alone(model: Model, recording: Path) -> None:
+    (alone,) = audiossl.tag(recording, model, labels="Dog", threshold=0)
+    (listed,) = audiossl.tag(recording, model, labels=["Dog"], threshold=0)
+    assert alone == listed
+    assert [label.label for label in alone.labels] == ["Dog"]
+
+
+def test_python_reads_sounds_as_the_command_does(model: Model, tmp_path: Path) -> None:
+    """Not-a-number samples, no header, a length to refuse."""
+    wave = np.sin(np.arange(2 * model.rate, dtype=np.float32))
+    holed = np.where(np.arange(len(wave)) == 100, np.nan, wave).astype(np.float32)
+    path, raw = tmp_path / "holed.wav", tmp_path / "sound.raw"
+    soundfile.write(path, holed, model.rate, subtype="FLOAT")
+    raw.write_bytes(np.nan_to_num(holed).tobytes())
+    with pytest.raises(InputError, match="not a finite number"):
+        audiossl.tag(path, model)
+    zeroed = audiossl.tag(path, model, nan="zero", threshold=0)
+    layout = audiossl.RawFormat(model.rate, encoding="f32le")
+    headless = audiossl.tag(raw, model, raw=layout, threshold=0, batch_size=1)
+    assert headless[0].labels == zeroed[0].labels
+    with pytest.raises(InputError, match="longer than the 1 s"):
+        audiossl.tag(path, model, nan="zero", limits=audiossl.Limits(max_seconds=1))
+
+
+def test_python_chooses_what_computes(recording: Path) -> None:
+    with pytest.raises(UsageError, match="backend: 'jax' is not one of auto, torch, onnx"):
+        audiossl.tag(recording, backend="jax")
+
+
 @pytest.mark.slow
 def test_memory_stays_flat_over_eight_hours(tmp_path: Path) -> None:
     """`audiossl tag` on 8 h of sparse silence holds no more than on 10 minutes (within 5 %)."""
