@@ -18,7 +18,6 @@ the same bytes.
 
 from __future__ import annotations
 
-import base64
 import importlib.util
 import json
 import os
@@ -35,7 +34,7 @@ import numpy as np
 import audiossl
 from audiossl.atomic import atomic_write
 from audiossl.errors import UsageError
-from audiossl.records import file_fields
+from audiossl.records import file_fields, full_name
 from audiossl.tables import delimited
 from audiossl.writers import Inputs, Record
 
@@ -143,13 +142,6 @@ def check(format_: str) -> None:
     """Raise UsageError where a format cannot be written here: to ask before hours of work."""
     if format_ == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise UsageError("parquet needs pyarrow: pip install 'audiossl-toolkit[parquet]'")
-
-
-def full_name(record: Record) -> str:
-    """The name of a record's file, with all its bytes."""
-    if "file_b64" in record:
-        return os.fsdecode(base64.b64decode(record["file_b64"]))
-    return record["file"]
 
 
 # --- npz and npy ----------------------------------------------------------------------------------

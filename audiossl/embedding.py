@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from audiossl import hub
-from audiossl.audio import Source, Window
+from audiossl.audio import DEFAULT_LIMITS, Limits, NanPolicy, RawFormat, Source, Window
 from audiossl.errors import InputError, UsageError
 from audiossl.inference import BATCH_SIZE, Inference, name_of
 from audiossl.model import Model, load
@@ -223,18 +223,29 @@ def embed(
     source: Source,
     model: str | Model = hub.DEFAULTS["embed"],
     device: str = "cpu",
-    **options: Any,
+    *,
+    batch_size: int = BATCH_SIZE,
+    pool: str | None = None,
+    window: float | None = None,
+    hop: float | None = None,
+    tokens: bool = False,
+    dtype: str = "float32",
+    nan: NanPolicy = "error",
+    limits: Limits = DEFAULT_LIMITS,
+    raw: RawFormat | None = None,
 ) -> Iterator[EmbedRecord]:
     """Embed one file: `next(audiossl.embed("clip.wav")).embedding` is a (dim,) array.
 
-    `options`: `pool` ("mean", "max" or "statistics"), `window`, `hop` (seconds), `tokens`, `dtype`
-    as `EmbedOptions` has them. Records come while the file is read, so memory does not grow with
-    its length. Raises InputError, ModelError or UsageError. To embed many files load the model
-    once: `embedder = audiossl.Embedder.load()`, then `embedder.embed(path)`.
+    `pool` ("mean", "max" or "statistics"), `window`, `hop` (seconds), `tokens`, `dtype`: as
+    `EmbedOptions` has them. `batch_size`: windows that go in at a time. `nan`, `limits`, `raw`: how
+    the sound is read, as `audio.stream` has them. Records come while the file is read, so memory
+    does not grow with its length. Raises InputError, ModelError or UsageError. To embed many files
+    load the model once: `embedder = audiossl.Embedder.load()`, then `embedder.embed(path)`.
     """
-    chosen = EmbedOptions(**options)
+    chosen = EmbedOptions(pool, window, hop, tokens, dtype)
     loaded = load(model, device) if isinstance(model, str) else model
-    return Embedder(loaded).embed(source, options=chosen)
+    embedder = Embedder(loaded, batch_size)
+    return embedder.embed(source, options=chosen, nan=nan, limits=limits, raw=raw)
 
 
 def _pooled(groups: Iterator[Group], pool: str) -> Iterator[Group]:

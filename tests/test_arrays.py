@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 from audiossl import arrays, writers
 from audiossl.errors import OutputError, UsageError
-from audiossl.records import EmbedRecord, ErrorRecord
+from audiossl.records import EmbedRecord, ErrorRecord, full_name
 
 DIM = 5
 NAMES = ["a b.wav", "new\nline, 'quoted\".wav", "żółw.wav", "caf\udce9.wav", "-"]
@@ -53,7 +53,7 @@ def good(found: list[list[Record]]) -> list[Record]:
 
 
 def names_of(found: list[list[Record]]) -> list[str]:
-    return [arrays.full_name(record) for record in good(found)]
+    return [full_name(record) for record in good(found)]
 
 
 def written(path: Path, found: list[list[Record]], dtype: str = "float32") -> Path:

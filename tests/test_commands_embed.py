@@ -19,6 +19,7 @@ from test_contract import NASTY
 
 from audiossl import arrays
 from audiossl.embedding import Embedder, EmbedOptions
+from audiossl.records import full_name
 
 pytest_plugins = ("embedruns",)
 
@@ -304,7 +305,7 @@ def test_names_of_every_kind(embed: Callable[..., Done], clips: Path, tmp_path: 
     assert done.code == 0, done.stderr
     found = lines(done.stdout)
     assert len({json.dumps(record["embedding"]) for record in found}) == 1
-    assert [os.fsencode(arrays.full_name(record)) for record in found] == paths
+    assert [os.fsencode(full_name(record)) for record in found] == paths
     for format_ in ("npz", "safetensors"):
         out = tmp_path / f"x.{format_}"
         assert embed("--files-from", listed, "-0", "-o", out).code == 0
