@@ -94,10 +94,30 @@ def cli() -> None:
 
 def run(args: Sequence[str] | None = None) -> NoReturn:
     """The installed entry point: one clear line and the right exit code whatever happens."""
+    _open_closed_streams()
     for name in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(name) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(name, _terminate)
     leave(_run(list(args) if args is not None else None))
+
+
+def _open_closed_streams() -> None:
+    """Python has None for a stream that the caller has closed; everybody expects one.
+
+    Under its number, lest the next open file gets that. What is said to stderr is lost; writing
+    to stdout is an error, since results must not be.
+    """
+    for name, number, flags in (("stdout", 1, os.O_RDONLY), ("stderr", 2, os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            _put_devnull(number, flags)
+            setattr(sys, name, open(number, "w", encoding="utf-8", errors="backslashreplace"))  # noqa: SIM115
+
+
+def _put_devnull(number: int, flags: int) -> None:
+    descriptor = os.open(os.devnull, flags)
+    if descriptor != number:
+        os.dup2(descriptor, number)
+        os.close(descriptor)
 
 
 def _run(args: list[str] | None) -> int:
@@ -110,6 +130,7 @@ def _run(args: list[str] | None) -> int:
         return _usage(error)
     except errors.AudiosslError as error:
         say_error(error.message)
+        _refusal()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         return errors.EXIT_SIGINT
@@ -122,7 +143,8 @@ def _run(args: list[str] | None) -> int:
     except (ClosedPipe, BrokenPipeError):
         return _closed_pipe()
     except Exception as error:
-        return _bug(error)
+        refusal = _refusal()
+        return _bug(error) if refusal is None else _cannot_write(refusal)
 
 
 def _show_warnings() -> None:
@@ -145,6 +167,9 @@ def _code(error: SystemExit) -> int:
 
 
 def _usage(error: click.ClickException) -> int:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return errors.EXIT_USAGE
     context = getattr(error, "ctx", None)
     say_error(error.format_message())
     if context is not None:
@@ -154,8 +179,26 @@ def _usage(error: click.ClickException) -> int:
 
 def _closed_pipe() -> int:
     """Be silent, and keep Python's last flush of stdout from complaining."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    _put_devnull(1, os.O_WRONLY)
     return errors.EXIT_SIGPIPE
+
+
+def _refusal() -> OSError | None:
+    """Why stdout does not take what it was given, if so; what it still holds is then let go.
+
+    A stream that could not write tries again at the next flush, and at Python's last.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _put_devnull(1, os.O_WRONLY)
+        return error
+    return None
+
+
+def _cannot_write(error: OSError) -> int:
+    say_error(f"stdout: {error.strerror}")
+    return errors.EXIT_OUTPUT
 
 
 def _bug(error: Exception) -> int:
@@ -174,8 +217,11 @@ def debugging() -> bool:
 
 
 def say_error(message: str) -> None:
-    """One line on stderr."""
-    line = " ".join(message.splitlines())
+    """One line on stderr, in which no name can hold a command to the terminal."""
+    line = "".join(
+        c if c.isprintable() or "\ud800" <= c <= "\udfff" else "?"
+        for c in " ".join(message.splitlines())
+    )
     click.echo(f"audiossl: error: {line}".encode("utf-8", "backslashreplace"), err=True)
 
 
