@@ -5,12 +5,13 @@ Help and completion import neither torch nor numpy nor rich. Exit codes: audioss
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn, TextIO, cast
 
 import click
 
@@ -38,6 +39,35 @@ class Terminated(BaseException):
 
 class ClosedPipe(BaseException):
     """The reader of stdout has left. Not an OSError, which click would answer itself."""
+
+
+@contextlib.contextmanager
+def stdout_told() -> Iterator[None]:
+    """Errors of stdout, told from those of other files: ClosedPipe or OutputError."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise ClosedPipe from None
+    except OSError as error:
+        raise errors.OutputError(f"stdout: {error.strerror}") from error
+
+
+class Stdout:
+    """A text stream whose errors are told so, whoever writes to it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with stdout_told():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with stdout_told():
+            self._stream.flush()
 
 
 class LazyGroup(click.Group):
@@ -123,28 +153,28 @@ def _put_devnull(number: int, flags: int) -> None:
 def _run(args: list[str] | None) -> int:
     _show_warnings()
     try:
-        code = cli.main(args=args, prog_name="audiossl", standalone_mode=False)
-        sys.stdout.flush()
+        with contextlib.redirect_stdout(cast(TextIO, Stdout(sys.stdout))):
+            code = cli.main(args=args, prog_name="audiossl", standalone_mode=False)
+            sys.stdout.flush()
         return int(code or 0)
     except click.ClickException as error:
         return _usage(error)
     except errors.AudiosslError as error:
         say_error(error.message)
-        _refusal()
+        _let_go()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         return errors.EXIT_SIGINT
     except Terminated as error:
         return 128 + int(error.args[0])
     except SystemExit as error:
-        # click meets a closed pipe by wrapping stdout and exiting with 1.
-        closed = type(sys.stdout).__name__.endswith("PacifyFlushWrapper")
+        # click meets a closed pipe (here: of stderr) by wrapping both and exiting with 1.
+        closed = type(sys.stderr).__name__.endswith("PacifyFlushWrapper")
         return _closed_pipe() if closed else _code(error)
     except (ClosedPipe, BrokenPipeError):
         return _closed_pipe()
     except Exception as error:
-        refusal = _refusal()
-        return _bug(error) if refusal is None else _cannot_write(refusal)
+        return _bug(error)
 
 
 def _show_warnings() -> None:
@@ -183,22 +213,12 @@ def _closed_pipe() -> int:
     return errors.EXIT_SIGPIPE
 
 
-def _refusal() -> OSError | None:
-    """Why stdout does not take what it was given, if so; what it still holds is then let go.
-
-    A stream that could not write tries again at the next flush, and at Python's last.
-    """
+def _let_go() -> None:
+    """What stdout could not take it would try again at Python's last flush, and complain."""
     try:
         sys.stdout.flush()
-    except OSError as error:
+    except OSError:
         _put_devnull(1, os.O_WRONLY)
-        return error
-    return None
-
-
-def _cannot_write(error: OSError) -> int:
-    say_error(f"stdout: {error.strerror}")
-    return errors.EXIT_OUTPUT
 
 
 def _bug(error: Exception) -> int:

@@ -27,7 +27,7 @@ from audiossl.journal import Entry, Journal, Marks, key
 from audiossl.records import ErrorRecord
 from audiossl.writers import ONE_DOCUMENT_A_FILE, JsonLines, Record, Writer, encoded
 
-from .main import ClosedPipe, say_error
+from .main import say_error, stdout_told
 
 Work = Callable[[Input], Iterable[Record]]
 Formats = Mapping[str, Callable[[], Writer]]
@@ -389,13 +389,9 @@ def write_stdout(text: str) -> None:
     """All of `text` to stdout at once. Raises ClosedPipe when nobody reads any more."""
     if not text:
         return
-    try:
+    with stdout_told():
         sys.stdout.buffer.write(encoded(text))
         sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        raise ClosedPipe from None
-    except OSError as error:
-        raise OutputError(f"stdout: {error.strerror}") from error
 
 
 @contextlib.contextmanager

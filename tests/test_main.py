@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,21 +15,28 @@ COMMAND = [sys.executable, "-m", "audiossl"]
 FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 
 
-def shell(script: str) -> subprocess.CompletedProcess[bytes]:
-    """A script in which "$@" is `audiossl`."""
-    return subprocess.run(["sh", "-c", script, "sh", *COMMAND], capture_output=True, check=False)
+def shell(script: str, unbuffered: str = "") -> subprocess.CompletedProcess[bytes]:
+    """A script in which "$@" is `audiossl`; `unbuffered`: Python holds nothing back, if "1"."""
+    return subprocess.run(
+        ["sh", "-c", script, "sh", *COMMAND],
+        capture_output=True,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        check=False,
+    )
 
 
 @FULL
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("args", ["--help", "models --help", "completions bash", "recipes ls"])
-def test_a_full_stdout_is_one_line_and_exit_6(args: str) -> None:
-    done = shell(f'"$@" {args} >/dev/full')
+def test_a_full_stdout_is_one_line_and_exit_6(args: str, unbuffered: str) -> None:
+    done = shell(f'"$@" {args} >/dev/full', unbuffered)
     assert done.returncode == 6, done.stderr
     assert done.stderr == b"audiossl: error: stdout: No space left on device\n"
 
 
-def test_a_closed_stdout_is_one_line_and_exit_6() -> None:
-    done = shell('"$@" completions bash >&-')
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_closed_stdout_is_one_line_and_exit_6(unbuffered: str) -> None:
+    done = shell('"$@" completions bash >&-', unbuffered)
     assert done.returncode == 6
     assert done.stderr == b"audiossl: error: stdout: Bad file descriptor\n"
 
@@ -38,7 +46,7 @@ def test_a_closed_stderr_changes_nothing_else(args: str, code: int) -> None:
     assert shell(f'"$@" {args} 2>&-').returncode == code
 
 
-def test_with_all_streams_closed(tmp_path: Path) -> None:
+def test_with_all_streams_closed() -> None:
     assert shell('"$@" recipes ls <&- >&- 2>&-').returncode == 6
     assert shell('"$@" tga <&- >&- 2>&-').returncode == 2
 

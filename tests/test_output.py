@@ -111,13 +111,15 @@ def test_failed_inputs_of_a_folder_are_tried_again(
     run: Run, sound: Sound, tmp_path: Path, again: dict[str, Any]
 ) -> None:
     sounds, out = tmp_path / "part", f"{tmp_path}/o/"
-    sound("part/good.wav"), sound("part/half.wav", b"Dog+bad"), sound("part/none.wav", b"bad")
+    sound("part/good.wav")
+    sound("part/half.wav", b"Dog+bad"), sound("part/none.wav", b"bad")
     assert run(sounds, out=out, format_="audacity") == 3
     assert (tmp_path / "o/half.txt").read_text().count("\n") == 1
     for _ in range(2):
         assert run(sounds, out=out, format_="audacity", **again) == 3
         assert run.asked == ["half.wav", "none.wav"]
-    sound("part/half.wav", b"Dog+Cat"), sound("part/none.wav", b"Cat")
+    sound("part/half.wav", b"Dog+Cat")
+    sound("part/none.wav", b"Cat")
     assert run(sounds, out=out, format_="audacity", **again) == 0
     assert run.asked == ["half.wav", "none.wav"]
     assert (tmp_path / "o/half.txt").read_text().count("\n") == 2
@@ -139,13 +141,14 @@ def test_only_what_is_written_takes_a_name(
     run: Run, sound: Sound, tmp_path: Path, capsys: Said
 ) -> None:
     clash, out = tmp_path / "clash", tmp_path / "o"
-    sound("clash/r.flac", b"bad"), sound("clash/r.wav")
+    sound("clash/r.flac", b"bad")
+    sound("clash/r.wav")
     assert run(clash, out=f"{out}/") == 3
     assert (out / "r.TextGrid").exists()
     assert "name-clash" not in capsys.readouterr().err
     sound("clash/r.flac")
-    for again in ({"on_exists": "overwrite"}, {"resume": True}):
-        assert run(clash, out=f"{out}/", **again) == 3
+    for resume in (False, True):
+        assert run(clash, out=f"{out}/", on_exists="overwrite", resume=resume) == 3
         assert f"{clash}/r.wav: name-clash: " in capsys.readouterr().err
 
 
@@ -153,9 +156,9 @@ def test_an_output_with_too_long_a_name_fails_alone(
     run: Run, sound: Sound, tmp_path: Path, capsys: Said
 ) -> None:
     long = sound("a" * (LONGEST - 4) + ".wav")
-    for more in ({}, {"on_exists": "skip"}):
+    for on_exists in ("error", "skip"):
         shutil.rmtree(tmp_path / "o", ignore_errors=True)
-        assert run(long, sound("b.wav"), out=f"{tmp_path}/o/", **more) == 3
+        assert run(long, sound("b.wav"), out=f"{tmp_path}/o/", on_exists=on_exists) == 3
         assert f"{long}: output: " in capsys.readouterr().err
         assert (tmp_path / "o/b.TextGrid").exists()
     assert run(long, out=f"{tmp_path}/o/", format_="audacity") == 0, "just short enough"
