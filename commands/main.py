@@ -140,7 +140,7 @@ def _open_closed_streams() -> None:
     for name, number, flags in (("stdout", 1, os.O_RDONLY), ("stderr", 2, os.O_WRONLY)):
         if getattr(sys, name) is None:
             _put_devnull(number, flags)
-            setattr(sys, name, open(number, "w", encoding="utf-8", errors="backslashreplace"))  # noqa: SIM115
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", errors="backslashreplace"))
 
 
 def _put_devnull(number: int, flags: int) -> None:
