@@ -32,7 +32,6 @@ from .main import say_error, stdout_told
 Work = Callable[[Input], Iterable[Record]]
 Formats = Mapping[str, Callable[[], Writer]]
 STDOUT = (None, "-", "/dev/stdout")  # as --out: no file of its own
-SHARED = {"txt": "audacity or raven"}  # suffixes that do not tell the format
 
 
 class Sink(Protocol):
@@ -296,8 +295,8 @@ def pick_format(format_: str, out: str | None, known: Iterable[str]) -> str:
         return format_
     if out is not None and out not in STDOUT:
         suffix = os.path.splitext(out)[1].removeprefix(".").lower()
-        if suffix in SHARED:
-            raise click.UsageError(f".{suffix} is no format: give --format, {SHARED[suffix]} say")
+        if suffix == "txt":  # Audacity's, Raven's and everybody's
+            raise click.UsageError(f"{out}: the name does not tell the format: give --format")
         return suffix if suffix in known else "jsonl"
     return "table" if sys.stdout.isatty() else "jsonl"
 
