@@ -31,13 +31,11 @@ def atomic_write(path: str | os.PathLike[str], needed: int | None = None) -> Ite
     regular file (/dev/stdout, a named pipe) is written to directly. `needed`: bytes, where known,
     for the message. Raises OutputError, for a full disk in whatever words a library says it.
     """
-    target = Path(os.path.realpath(path))
-    mode = _mode(target)
-    if mode and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        with _told(target, target, needed), open(target, "wb") as file:
+    if special(path):  # by the name given: what /dev/stdout leads to may have none
+        with _told(Path(path), Path(path), needed), open(path, "wb") as file:
             yield file
         return
-    with _replacing(target, needed) as temporary, open(temporary, "w+b") as file:
+    with _replacing(path, needed) as temporary, open(temporary, "w+b") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
@@ -45,14 +43,26 @@ def atomic_write(path: str | os.PathLike[str], needed: int | None = None) -> Ite
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str], needed: int | None = None) -> Iterator[Path]:
-    """Like `atomic_write`, for libraries that want a name: an empty file with `path`'s suffix."""
-    with _replacing(Path(os.path.realpath(path)), needed) as temporary:
+    """Like `atomic_write`, for libraries that want a name: an empty file with `path`'s suffix.
+
+    What is no regular file is refused.
+    """
+    if special(path):
+        raise OutputError(f"cannot write {path}: this needs a regular file")
+    with _replacing(path, needed) as temporary:
         yield temporary
         sync(temporary)
 
 
+def special(path: str | os.PathLike[str]) -> bool:
+    """Whether there is something that is no regular file and no folder: it cannot be replaced."""
+    mode = _mode(Path(path))
+    return bool(mode) and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
 @contextlib.contextmanager
-def _replacing(target: Path, needed: int | None) -> Iterator[Path]:
+def _replacing(path: str | os.PathLike[str], needed: int | None) -> Iterator[Path]:
+    target = Path(os.path.realpath(path))
     mode = _mode(target)
     if mode and stat.S_ISDIR(mode):
         raise OutputError(f"cannot write {target}: it is a folder")

@@ -5,13 +5,14 @@ Names come one by one, so a list of a million needs no memory and a slow produce
 
 from __future__ import annotations
 
+import codecs
 import glob
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from audiossl.errors import InputError
+from audiossl.errors import InputError, UsageError
 
 STDIN = "-"
 AUDIO = "wav wave flac ogg oga opus mp3 aif aiff aifc au snd caf w64 rf64 bwf"
@@ -60,8 +61,18 @@ def expand(
 ) -> Iterator[Input]:
     """Inputs in the order given; a folder gives its audio files sorted by name, recursively.
 
-    `files_from`: a list of names, one a line, or NUL-separated with `null`.
+    `files_from`: a list of names, one a line, or NUL-separated with `null`. Raises UsageError, at
+    once, where two arguments would read one stdin.
     """
+    arguments = list(arguments)
+    if arguments.count(STDIN) > 1:
+        raise UsageError("stdin can be read only once: give one -")
+    return _expand(arguments, files_from, null, stdin_name)
+
+
+def _expand(
+    arguments: list[str], files_from: BinaryIO | None, null: bool, stdin_name: str
+) -> Iterator[Input]:
     for argument in arguments:
         yield from _argument(argument, stdin_name)
     if files_from is not None:
@@ -77,7 +88,16 @@ def _argument(argument: str, stdin_name: str, globs: bool = True) -> Iterator[In
     elif globs and not os.path.lexists(argument) and glob.has_magic(argument):
         yield from _glob(argument, stdin_name)
     else:
-        yield Input(argument, argument, os.path.basename(argument))
+        yield Input(argument, argument, os.path.basename(argument), _nowhere(argument))
+
+
+def _nowhere(argument: str) -> InputError | None:
+    """The error of a name that no file can have: nor could one of its results."""
+    if "\0" in argument:
+        return InputError("no such file: its name holds a NUL", code="missing")
+    if os.path.basename(argument) in ("", os.curdir, os.pardir):
+        return InputError("no such file or folder", code="missing")
+    return None
 
 
 def _glob(pattern: str, stdin_name: str) -> Iterator[Input]:
@@ -106,21 +126,26 @@ def _folder(folder: str) -> Iterator[Input]:
 
 
 def split_names(file: BinaryIO, separator: bytes) -> Iterator[str]:
-    """Names from a list, as soon as each is complete; bytes that are not UTF-8 are kept."""
-    rest = b""
-    while block := _read_some(file):
-        *names, rest = (rest + block).split(separator)
-        yield from _decode(names, separator)
-        if len(rest) > MAX_NAME_BYTES:
-            raise InputError("a name of over 1 MB: is this a list of file names?", code="corrupt")
-    yield from _decode([rest], separator)
+    """Names from a list, as soon as each is complete; bytes that are not UTF-8 are kept.
 
-
-def _decode(names: Iterable[bytes], separator: bytes) -> Iterator[str]:
-    for name in names:
-        name = name.removesuffix(b"\r") if separator == b"\n" else name
+    Of lines, Windows' own marks are not: a second character at their ends, three bytes before all.
+    """
+    for number, name in enumerate(_pieces(file, separator)):
+        if separator == b"\n":
+            name = name.removesuffix(b"\r")
+            name = name if number else name.removeprefix(codecs.BOM_UTF8)
         if name:
             yield os.fsdecode(name)
+
+
+def _pieces(file: BinaryIO, separator: bytes) -> Iterator[bytes]:
+    rest = b""
+    while block := _read_some(file):
+        *whole, rest = (rest + block).split(separator)
+        yield from whole
+        if len(rest) > MAX_NAME_BYTES:
+            raise InputError("a name of over 1 MB: is this a list of file names?", code="corrupt")
+    yield rest
 
 
 def _read_some(file: BinaryIO) -> bytes:

@@ -40,7 +40,7 @@ def key(path: str, name: str) -> str:
     """
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in the name
         return ""
     return f"{name}\0{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}"
 
@@ -184,41 +184,72 @@ class Journal:
 
 
 class Marks:
-    """What settings the files of a folder were made with: a hidden file, a line each.
+    """What settings the files of a folder were made with, and which inputs failed: a hidden file.
 
-    Several runs may add to it at once. `kind`: of the files; those of another have marks of their
-    own.
+    A line each: a fingerprint, or an input's name and whether all went well, of which the latest
+    counts. Several runs may add to it at once. `kind`: of the files; those of another have marks of
+    their own.
     """
 
     def __init__(self, folder: Path, kind: str, settings: dict[str, Any]) -> None:
         self.path = folder / f".audiossl{kind}.settings"
         self._own = fingerprint(settings)
+        self._new: list[str] = []  # lines that are not in the file yet
+        results = dict(filter(None, map(_result, self._lines())))
+        self.failed = {name for name, ok in results.items() if not ok}
 
-    def _there(self) -> set[str]:
+    def _lines(self) -> list[str]:
         try:
-            return set(self.path.read_text("utf-8", "replace").split())
+            return self.path.read_text("utf-8", "replace").splitlines()
         except FileNotFoundError:
-            return set()
+            return []
         except OSError as error:
             raise OutputError(f"{self.path}: {error.strerror}") from error
 
+    def _settings(self) -> set[str]:
+        return {line for line in self._lines() if not line.startswith("[")}
+
     def check(self) -> None:
         """Raise UsageError where files may be of other settings, and so do not go with ours."""
-        if self._there() - {self._own}:
+        if self._settings() - {self._own}:
             raise UsageError(
                 f"{self.path.parent}: some of what is here had another model or other options:"
                 " repeat them, or start again without --resume"
             )
 
+    def result(self, name: str, ok: bool) -> None:
+        """Whether an input failed, for the next `add` or `finish` to write down."""
+        if ok == (name in self.failed):
+            self.failed ^= {name}
+            self._new.append(json.dumps([name, ok]))
+
     def add(self) -> None:
-        """Note our settings, before the first file is written."""
-        if self._own in self._there():
+        """Note our settings and the results: before a file is written, lest half of one count."""
+        self._write([] if self._own in self._settings() else [self._own])
+
+    def finish(self) -> None:
+        """Note the last results, where anything was ever written."""
+        if self.path.exists():
+            self._write([])
+
+    def _write(self, lines: list[str]) -> None:
+        text = "".join(f"{line}\n" for line in lines + self._new)
+        if not text:
             return
         try:
             with self.path.open("a") as file:
-                file.write(f"{self._own}\n")
+                file.write(text)
         except OSError as error:
             raise OutputError(f"{self.path}: {error.strerror}") from error
+        self._new.clear()
+
+
+def _result(line: str) -> list[Any] | None:
+    """The name and the outcome in a line of marks, or None for any other."""
+    with contextlib.suppress(ValueError):  # a line torn by a full disk
+        if line.startswith("["):
+            return json.loads(line)
+    return None
 
 
 def _locked(path: Path) -> BinaryIO:

@@ -5,12 +5,13 @@ Help and completion import neither torch nor numpy nor rich. Exit codes: audioss
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn, TextIO, cast
 
 import click
 
@@ -38,6 +39,35 @@ class Terminated(BaseException):
 
 class ClosedPipe(BaseException):
     """The reader of stdout has left. Not an OSError, which click would answer itself."""
+
+
+@contextlib.contextmanager
+def stdout_told() -> Iterator[None]:
+    """Errors of stdout, told from those of other files: ClosedPipe or OutputError."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise ClosedPipe from None
+    except OSError as error:
+        raise errors.OutputError(f"stdout: {error.strerror}") from error
+
+
+class Stdout:
+    """A text stream whose errors are told so, whoever writes to it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with stdout_told():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with stdout_told():
+            self._stream.flush()
 
 
 class LazyGroup(click.Group):
@@ -94,30 +124,52 @@ def cli() -> None:
 
 def run(args: Sequence[str] | None = None) -> NoReturn:
     """The installed entry point: one clear line and the right exit code whatever happens."""
+    _open_closed_streams()
     for name in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(name) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(name, _terminate)
     leave(_run(list(args) if args is not None else None))
 
 
+def _open_closed_streams() -> None:
+    """Python has None for a stream that the caller has closed; everybody expects one.
+
+    Under its number, lest the next open file gets that. What is said to stderr is lost; writing
+    to stdout is an error, since results must not be.
+    """
+    for name, number, flags in (("stdout", 1, os.O_RDONLY), ("stderr", 2, os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            _put_devnull(number, flags)
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", errors="backslashreplace"))
+
+
+def _put_devnull(number: int, flags: int) -> None:
+    descriptor = os.open(os.devnull, flags)
+    if descriptor != number:
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+
+
 def _run(args: list[str] | None) -> int:
     _show_warnings()
     try:
-        code = cli.main(args=args, prog_name="audiossl", standalone_mode=False)
-        sys.stdout.flush()
+        with contextlib.redirect_stdout(cast(TextIO, Stdout(sys.stdout))):
+            code = cli.main(args=args, prog_name="audiossl", standalone_mode=False)
+            sys.stdout.flush()
         return int(code or 0)
     except click.ClickException as error:
         return _usage(error)
     except errors.AudiosslError as error:
         say_error(error.message)
+        _let_go()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         return errors.EXIT_SIGINT
     except Terminated as error:
         return 128 + int(error.args[0])
     except SystemExit as error:
-        # click meets a closed pipe by wrapping stdout and exiting with 1.
-        closed = type(sys.stdout).__name__.endswith("PacifyFlushWrapper")
+        # click meets a closed pipe (here: of stderr) by wrapping both and exiting with 1.
+        closed = type(sys.stderr).__name__.endswith("PacifyFlushWrapper")
         return _closed_pipe() if closed else _code(error)
     except (ClosedPipe, BrokenPipeError):
         return _closed_pipe()
@@ -145,6 +197,9 @@ def _code(error: SystemExit) -> int:
 
 
 def _usage(error: click.ClickException) -> int:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return errors.EXIT_USAGE
     context = getattr(error, "ctx", None)
     say_error(error.format_message())
     if context is not None:
@@ -154,8 +209,16 @@ def _usage(error: click.ClickException) -> int:
 
 def _closed_pipe() -> int:
     """Be silent, and keep Python's last flush of stdout from complaining."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    _put_devnull(1, os.O_WRONLY)
     return errors.EXIT_SIGPIPE
+
+
+def _let_go() -> None:
+    """What stdout could not take it would try again at Python's last flush, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _put_devnull(1, os.O_WRONLY)
 
 
 def _bug(error: Exception) -> int:
@@ -174,8 +237,11 @@ def debugging() -> bool:
 
 
 def say_error(message: str) -> None:
-    """One line on stderr."""
-    line = " ".join(message.splitlines())
+    """One line on stderr, in which no name can hold a command to the terminal."""
+    line = "".join(
+        c if c.isprintable() or "\ud800" <= c <= "\udfff" else "?"
+        for c in " ".join(message.splitlines())
+    )
     click.echo(f"audiossl: error: {line}".encode("utf-8", "backslashreplace"), err=True)
 
 

@@ -7,6 +7,7 @@ until then its records stand in a journal beside it, from which `--resume` goes 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import sys
@@ -19,16 +20,18 @@ from typing import Any, Protocol, cast
 import click
 
 from audiossl import batch, errors
+from audiossl.atomic import special
 from audiossl.errors import InputError, OutputError
 from audiossl.inputs import STDIN, Input
 from audiossl.journal import Entry, Journal, Marks, key
 from audiossl.records import ErrorRecord
 from audiossl.writers import ONE_DOCUMENT_A_FILE, JsonLines, Record, Writer, encoded
 
-from .main import ClosedPipe, say_error
+from .main import say_error, stdout_told
 
 Work = Callable[[Input], Iterable[Record]]
 Formats = Mapping[str, Callable[[], Writer]]
+STDOUT = (None, "-", "/dev/stdout")  # as --out: no file of its own
 
 
 class Sink(Protocol):
@@ -100,9 +103,9 @@ class Kept:
 class FileSink:
     """One file, written from the journal when all inputs are done."""
 
-    def __init__(self, path: Path, writer: Writer, settings: Record, resume: bool) -> None:
+    def __init__(self, path: Path, writer: Writer, journal: Journal) -> None:
         self.path, self.writer = path, writer
-        self.kept = Kept(Journal(journal_of(path), settings, resume), [])
+        self.kept = Kept(journal, [])
 
     def skips(self, item: Input) -> bool:
         return self.kept.journal.find(key(item.path, item.name)) is not None
@@ -123,6 +126,19 @@ class FileSink:
         self.kept.journal.close()
 
 
+class PipeSink(FileSink):
+    """A pipe or device, written to directly: nothing can stand beside it, nothing is kept."""
+
+    def __init__(self, path: Path, writer: Writer) -> None:
+        descriptor, name = tempfile.mkstemp(".journal", "audiossl-")
+        os.close(descriptor)
+        super().__init__(path, writer, Journal(Path(name), {}, resume=False))
+
+    def close(self) -> None:
+        self.kept.journal.remove()
+        super().close()
+
+
 def journal_of(path: Path) -> Path:
     """Where the journal of an output stands."""
     return path.with_name(f".{path.name}.journal")
@@ -141,9 +157,9 @@ class FolderSink:
     ) -> None:
         self.folder, self.writer = folder, writer
         self.resume, self.on_exists = resume, "skip" if resume else on_exists
+        make_folder(folder)
         self.marks = Marks(folder, writer().suffix, settings)
         self._used: dict[Path, str] = {}
-        make_folder(folder)
         if resume:
             self.marks.check()
 
@@ -152,40 +168,61 @@ class FolderSink:
         return self.folder / relative.with_suffix(self.writer().suffix)
 
     def skips(self, item: Input) -> bool:
-        return self.on_exists == "skip" and self.target(item).exists()
+        if self.on_exists != "skip" or item.error is not None or item.relative in self.marks.failed:
+            return False
+        return os.path.exists(self.target(item))
 
     def file(self, item: Input, records: Iterator[Record]) -> bool:
-        if self.skips(item):
-            return True
+        if item.error is not None:
+            return not list(records)  # which tells it: it led to nothing that could be named here
         target = self.target(item)
         if problem := self._problem(item, target):
             say_record_error(item.name, problem)
             return False
+        if not self.skips(item):
+            return self._write(item, target, records)
+        self._used[target] = item.name
+        return True
+
+    def _write(self, item: Input, target: Path, records: Iterator[Record]) -> bool:
         # By way of a journal: a long input's records need not fit into the memory. It has a name of
         # its own, since other runs (shards) may write to this folder.
         path = self.folder / f".audiossl-{secrets.token_hex(6)}.journal"
         with Journal(path, {}, resume=False) as journal:
             try:
                 kept = Kept(journal, [journal.add("", records)])
+                ok = kept.entries[0].ok
+                if not ok:
+                    self.marks.result(item.relative, ok)
                 if not kept.fruitless:
                     self.marks.add()
                     make_folder(target.parent)
                     self.writer().write(target, kept)
+                    self._used[target] = item.name
             finally:
                 journal.remove()
-        return kept.entries[0].ok
+        if ok:  # now that the file is there
+            self.marks.result(item.relative, ok)
+        return ok
 
     def _problem(self, item: Input, target: Path) -> InputError | None:
-        other = self._used.setdefault(target, item.name)
+        other = self._used.get(target, item.name)
         if other != item.name:
             return InputError(f"{target} already holds the result of {other}", code="name-clash")
+        if any(too_long(file) for file in self.writer().files(target)):
+            return InputError(f"{target} is too long a name for a file", code="output")
         there = existing(self.writer(), target)
-        if there and not self.resume and self.on_exists != "overwrite":
+        if there and not self._may_replace(item):
             return InputError(f"{there[0]} exists: --on-exists skip or overwrite", code="exists")
         return None
 
+    def _may_replace(self, item: Input) -> bool:
+        if self.resume or self.on_exists == "overwrite" or self.skips(item):
+            return True
+        return self.on_exists == "skip" and item.relative in self.marks.failed
+
     def finish(self, code: int) -> None:
-        return None
+        self.marks.finish()
 
     def close(self) -> None:
         return None
@@ -201,12 +238,15 @@ def make_sink(
     many: bool = False,
 ) -> Sink | None:
     """The sink that the options ask for; None when there is nothing left to do."""
-    if out is None:
+    if out in STDOUT:
         if resume:
             raise click.UsageError("--resume needs --out: what went to stdout cannot be known")
         if many and format_ in ONE_DOCUMENT_A_FILE:
             raise click.UsageError(f"{format_} is one document an input: give --out FOLDER")
-        return StdoutSink(cast(JsonLines, formats[format_]()))
+        writer = formats[format_]()
+        if not isinstance(writer, JsonLines):
+            raise click.UsageError(f"{format_} is no text: give --out FILE")
+        return StdoutSink(writer)
     if format_ == "table":
         raise click.UsageError("a table is for the terminal: give another --format with --out")
     if out.endswith(os.sep) or os.path.isdir(out) or (many and format_ in ONE_DOCUMENT_A_FILE):
@@ -217,29 +257,46 @@ def make_sink(
 def _file_sink(
     path: Path, writer: Writer, on_exists: str, resume: bool, settings: Record
 ) -> FileSink | None:
+    if special(path):
+        if resume:
+            raise click.UsageError(f"--resume needs a file: what went to {path} cannot be known")
+        return PipeSink(path, writer)
     there = existing(writer, path)
-    if there and not (resume and journal_of(path).exists()):
+    if there and not (resume and os.path.exists(journal_of(path))):
         if path in there and (resume or on_exists == "skip"):
             click.echo(f"audiossl: {path} is there already: nothing to do", err=True)
             return None
         if on_exists != "overwrite":
             raise OutputError(f"{there[0]} exists: --on-exists overwrite or skip, or another --out")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise OutputError(f"{path.parent}: no such folder")
-    return FileSink(path, writer, settings, resume)
+    if too_long(path):
+        raise OutputError(f"cannot write {path}: {os.strerror(errno.ENAMETOOLONG)}")
+    return FileSink(path, writer, Journal(journal_of(path), settings, resume))
 
 
 def existing(writer: Writer, path: Path) -> list[Path]:
     """What writing to `path` would replace."""
-    return [file for file in writer.files(path) if file.exists()]
+    return [file for file in writer.files(path) if os.path.exists(file)]
+
+
+def too_long(path: Path) -> bool:
+    """Whether no file can have this name."""
+    try:
+        os.lstat(path)
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
 
 
 def pick_format(format_: str, out: str | None, known: Iterable[str]) -> str:
     """`auto` goes by the name of --out; on stdout a person gets a table, a program JSON lines."""
     if format_ != "auto":
         return format_
-    if out is not None:
+    if out is not None and out not in STDOUT:
         suffix = os.path.splitext(out)[1].removeprefix(".").lower()
+        if suffix == "txt":  # Audacity's, Raven's and everybody's
+            raise click.UsageError(f"{out}: the name does not tell the format: give --format")
         return suffix if suffix in known else "jsonl"
     return "table" if sys.stdout.isatty() else "jsonl"
 
@@ -306,14 +363,14 @@ def say_record_error(name: str, error: InputError) -> None:
 
 def check_writable(path: str) -> None:
     """Raise OutputError where no file can be written: to know it before hours of work."""
+    if special(path):
+        return  # a pipe or terminal, which gets it directly
     target = os.path.realpath(path)
     if os.path.isdir(target):
         raise OutputError(f"cannot write {path}: it is a folder")
     folder = os.path.dirname(target)
     if not os.path.isdir(folder):
         raise OutputError(f"{folder}: no such folder")
-    if os.path.exists(target) and not os.path.isfile(target):
-        return  # a pipe or terminal, which gets it directly
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
@@ -331,13 +388,9 @@ def write_stdout(text: str) -> None:
     """All of `text` to stdout at once. Raises ClosedPipe when nobody reads any more."""
     if not text:
         return
-    try:
+    with stdout_told():
         sys.stdout.buffer.write(encoded(text))
         sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        raise ClosedPipe from None
-    except OSError as error:
-        raise OutputError(f"stdout: {error.strerror}") from error
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiossl.atomic import atomic_path, atomic_write
+from audiossl.atomic import atomic_path, atomic_write, special
 from audiossl.errors import InputError, OutputError
 
 MEBIBYTE = 1 << 20
@@ -85,6 +85,25 @@ def test_links_are_followed_and_devices_written_to(tmp_path: Path) -> None:
     with atomic_write(os.devnull) as file:
         file.write(b"x")
     assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+
+def test_a_pipe_without_a_name_is_written_to() -> None:
+    read, write = os.pipe()
+    with open(read, "rb") as reader, open(write, "wb"):
+        with atomic_write(f"/dev/fd/{write}") as file:
+            file.write(b"x")
+        assert reader.read(1) == b"x"
+
+
+def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("pipe")
+    found = {name: special(tmp_path / name) for name in ("pipe", "link", "file", ".", "none")}
+    assert found == {"pipe": True, "link": True, "file": False, ".": False, "none": False}
+    with pytest.raises(OutputError, match="needs a regular file"), atomic_path(tmp_path / "link"):
+        pass
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
 
 
 def test_a_name_for_libraries(tmp_path: Path) -> None:

@@ -92,6 +92,8 @@ def test_exit_0_and_valid_records(cli: Callable, tone: Path) -> None:
         (["tag", "a.wav", "--out", "t.txt", "--format", "table"], "--format"),
         (["tag", "a.wav", "b.wav", "--plot", "p.png"], "one file"),
         (["tag", "-", "--files-from", "-"], "stdin"),
+        (["tag", "-", "-"], "only once"),
+        (["tag", "a.wav", "--out", "labels.txt"], "--format"),
         (["embed", "x.wav", "--format", "npz"], "--out"),
         (["embed", "x.wav", "--shard", "4/3"], "2/5"),
         (["embed", "x.wav", "--pool", "meen"], "mean"),

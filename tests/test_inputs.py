@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from audiossl import inputs
-from audiossl.errors import InputError
+from audiossl.errors import InputError, UsageError
 
 
 @pytest.fixture
@@ -61,8 +61,26 @@ def test_lists_keep_every_name_byte_for_byte(null: bool) -> None:
         assert [os.fsencode(name) for name in got] == odd
 
 
-def test_lists_from_windows_end_their_lines_in_two_characters() -> None:
-    assert names(files_from=io.BytesIO(b"a.wav\r\nb.wav\r\n")) == ["a.wav", "b.wav"]
+@pytest.mark.parametrize("nothing", ["nodir/", "", "nodir/.", "nodir/..", "a\0b.wav"])
+def test_a_name_that_no_file_can_have_is_missing(nothing: str) -> None:
+    (item,) = inputs.expand([nothing])
+    assert isinstance(item.error, InputError)
+    assert (item.name, item.error.code) == (nothing, "missing")
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("data", [b"a.wav\r\nb.wav\r\n", b"a.wav\nb.wav", b"\na.wav\nb.wav"])
+def test_lists_from_windows_bear_marks(data: bytes, mark: bytes) -> None:
+    assert names(files_from=io.BytesIO(mark + data)) == ["a.wav", "b.wav"]
+
+
+def test_a_list_of_bare_names_is_taken_byte_for_byte() -> None:
+    assert names(files_from=io.BytesIO(b"\xef\xbb\xbfa.wav\0"), null=True) == ["\ufeffa.wav"]
+
+
+def test_stdin_is_read_once() -> None:
+    with pytest.raises(UsageError, match="only once"):
+        inputs.expand(["-", "a.wav", "-"])
 
 
 def test_a_list_is_followed_while_it_grows() -> None:

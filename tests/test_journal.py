@@ -15,7 +15,7 @@ import pytest
 
 from audiossl import journal as journals
 from audiossl.errors import InputError, OutputError, UsageError
-from audiossl.journal import Journal, key
+from audiossl.journal import Journal, Marks, key
 
 SETTINGS = {"model": "x", "hop": 1.0}
 
@@ -140,6 +140,7 @@ def test_a_changed_file_has_another_key(tmp_path: Path) -> None:
     assert before
     assert key(str(file), "a.wav") != before
     assert key(str(tmp_path / "none.wav"), "none.wav") == ""
+    assert key("a\0b.wav", "a\0b.wav") == ""
 
 
 def test_a_file_by_another_name_has_another_key(tmp_path: Path) -> None:
@@ -147,6 +148,47 @@ def test_a_file_by_another_name_has_another_key(tmp_path: Path) -> None:
     file = tmp_path / "a.wav"
     file.write_bytes(b"one")
     assert key(str(file), "a.wav") != key(str(file), "./a.wav")
+
+
+# Marks of a folder
+
+
+def marks(folder: Path, settings: dict[str, Any] | None = None) -> Marks:
+    return Marks(folder, ".txt", settings or SETTINGS)
+
+
+def test_marks_know_who_failed_last(tmp_path: Path) -> None:
+    names = {"a.wav", "new\nline.wav", "caf\udce9.wav", "[x].wav"}
+    first = marks(tmp_path)
+    for name in names:
+        first.result(name, ok=False)
+    first.result("good.wav", ok=True)
+    first.add()
+    assert marks(tmp_path).failed == names
+    second = marks(tmp_path)
+    second.result("a.wav", ok=True)
+    second.finish()
+    again = marks(tmp_path)
+    assert again.failed == names - {"a.wav"}
+    again.check()
+    with pytest.raises(UsageError, match="other options"):
+        marks(tmp_path, {"model": "y"}).check()
+
+
+def test_marks_are_made_with_the_first_file(tmp_path: Path) -> None:
+    early = marks(tmp_path)
+    early.result("a.wav", ok=False)
+    early.finish()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_torn_mark_is_not_believed(tmp_path: Path) -> None:
+    early = marks(tmp_path)
+    early.result("a.wav", ok=False)
+    early.add()
+    with early.path.open("a") as file:
+        file.write('["b.wa')
+    assert marks(tmp_path).failed == {"a.wav"}
 
 
 # Several runs at once
