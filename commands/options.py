@@ -185,9 +185,9 @@ def output(formats: list[str]) -> Decorator:
         click.option(
             "-o",
             "--out",
-            metavar="FILE|FOLDER",
+            metavar="FILE|FOLDER|-",
             type=click.Path(),
-            help="Write here, whole or not at all. A folder gets one file an input.",
+            help="Write here, whole or not at all. A folder gets one file an input; - is stdout.",
         ),
         click.option(
             "--on-exists",
