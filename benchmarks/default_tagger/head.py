@@ -34,6 +34,7 @@ def give_head(folder: Path, table: Path, root: Path, labels: list[str], target: 
 
     A run that is killed leaves no `target`: it is renamed to when it is whole.
     """
+    torch.set_num_threads(1)  # first: OpenMP's threads do not come along when a process is forked
     encoder = load(str(folder))
     rows = manifest.read(table, str(root))
     paths = sorted({row.path for row in rows})
@@ -55,7 +56,6 @@ def give_head(folder: Path, table: Path, root: Path, labels: list[str], target: 
 
 def embeddings(model: Model, paths: list[Path]) -> Tensor:
     """(clips, dim) of whole clips."""
-    torch.set_num_threads(1)
     result = []
     with torch.inference_mode():
         for path in paths:
