@@ -34,11 +34,16 @@ class Inference:
     `batch_size`: windows of one file that go in at a time: files never share a batch.
     `executor`: where batches are computed beside reading (None: all in the calling thread); results
     are the same, and come in order.
+    Raises UsageError on a batch of nothing.
     """
 
     model: Network
     batch_size: int = BATCH_SIZE
     executor: Executor | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UsageError(f"batch_size: {self.batch_size} windows, at least 1 is needed")
 
     def slide(
         self,

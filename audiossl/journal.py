@@ -195,7 +195,9 @@ class Marks:
         self.path = folder / f".audiossl{kind}.settings"
         self._own = fingerprint(settings)
         self._new: list[str] = []  # lines that are not in the file yet
-        results = dict(filter(None, map(_result, self._lines())))
+        lines = self._lines()
+        self._settings = {line for line in lines if not line.startswith("[")}
+        results = dict(filter(None, map(_result, lines)))
         self.failed = {name for name, ok in results.items() if not ok}
 
     def _lines(self) -> list[str]:
@@ -206,12 +208,9 @@ class Marks:
         except OSError as error:
             raise OutputError(f"{self.path}: {error.strerror}") from error
 
-    def _settings(self) -> set[str]:
-        return {line for line in self._lines() if not line.startswith("[")}
-
     def check(self) -> None:
         """Raise UsageError where files may be of other settings, and so do not go with ours."""
-        if self._settings() - {self._own}:
+        if self._settings - {self._own}:
             raise UsageError(
                 f"{self.path.parent}: some of what is here had another model or other options:"
                 " repeat them, or start again without --resume"
@@ -225,7 +224,8 @@ class Marks:
 
     def add(self) -> None:
         """Note our settings and the results: before a file is written, lest half of one count."""
-        self._write([] if self._own in self._settings() else [self._own])
+        self._write([] if self._own in self._settings else [self._own])
+        self._settings.add(self._own)
 
     def finish(self) -> None:
         """Note the last results, where anything was ever written."""

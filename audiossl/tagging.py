@@ -77,8 +77,6 @@ class Tagger:
     ) -> None:
         if model.config.head is None:
             raise UsageError(f"model {model.name} has no labels: it embeds, it does not tag")
-        if batch_size < 1:
-            raise UsageError(f"batch_size: {batch_size} windows, at least 1 is needed")
         self.model = model
         self.inference = Inference(model, batch_size, executor)
         self.device = model.device

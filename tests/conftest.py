@@ -47,6 +47,14 @@ def clips() -> Path:
     return CLIPS
 
 
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """A file that is no sound, whatever its name says."""
+    path = tmp_path / "broken.wav"
+    path.write_bytes(b"not audio at all" * 10)
+    return path
+
+
 Runner = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 

@@ -77,13 +77,6 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return generated(tmp_path_factory.mktemp("sounds"), 60)
 
 
-@pytest.fixture
-def broken(tmp_path: Path) -> Path:
-    path = tmp_path / "broken.wav"
-    path.write_bytes(b"not audio at all" * 10)
-    return path
-
-
 def generated(folder: Path, count: int) -> Path:
     random = np.random.default_rng(0)
     for n in range(count):

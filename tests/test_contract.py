@@ -57,13 +57,6 @@ def tone(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def broken(tmp_path: Path) -> Path:
-    path = tmp_path / "broken.wav"
-    path.write_bytes(b"not audio at all" * 10)
-    return path
-
-
 # Every exit code
 
 
