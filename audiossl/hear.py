@@ -27,9 +27,9 @@ import soxr
 import torch
 from torch import Tensor, nn
 
-from audiossl import hub
-from audiossl.audio import QUALITY
+from audiossl.audio.reading import QUALITY
 from audiossl.errors import InputError, UsageError
+from audiossl.hub import find as hub
 from audiossl.model import Model, load, pick_device
 
 RATES = (16000, 22050, 32000, 44100, 48000)  # Hz: HEAR's tasks come at these

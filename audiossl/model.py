@@ -22,12 +22,13 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from audiossl import frontend as frontends
-from audiossl import hub, models
+from audiossl import models
 from audiossl.atomic import atomic_write
 from audiossl.errors import ModelError, OutputError, UsageError
-from audiossl.hub import CARD, CONFIG, WEIGHTS, ModelConfig
-from audiossl.models.layers import build_head
+from audiossl.frontend import fbank as frontends
+from audiossl.hub import find as hub
+from audiossl.hub.find import CARD, CONFIG, WEIGHTS, ModelConfig
+from audiossl.models.parts.layers import build_head
 
 PARTS = ("encoder.", "head.")  # what the names of stored tensors begin with
 FLOATS = ("F64", "F32", "F16", "BF16")  # read into float32

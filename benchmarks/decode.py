@@ -20,8 +20,8 @@ import soundfile
 import soxr
 import torch
 
-from audiossl import audio
 from audiossl._torchaudio import torchaudio
+from audiossl.audio import reading as audio
 
 RATE, SECONDS, FILES = 44100, 5, 12
 TARGET = 16000

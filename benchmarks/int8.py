@@ -17,12 +17,12 @@ import measure
 import numpy as np
 import torch
 
-from audiossl import network
 from audiossl.data import manifest
 from audiossl.data.clip import read_clip
+from audiossl.hub.config import ModelConfig
+from audiossl.inference import network
+from audiossl.inference.quantise import int8
 from audiossl.model import Model
-from audiossl.model_config import ModelConfig
-from audiossl.quantise import int8
 
 LARGE = ModelConfig(
     name="ViT-B",

@@ -172,8 +172,8 @@ def few_shot(out: Path, method: str, source: str, draw: int, start_from: str) ->
 
 def train(recipe: str, folder: Path, *overrides: str) -> None:
     """Run a recipe of this package into `folder`, on one thread, unless that has been done."""
-    from audiossl import recipe as recipes
     from audiossl.engine.train import fit
+    from audiossl.recipe import loading as recipes
 
     asked = recipes.load(recipe, [*overrides, "train.threads=1", f"out={folder}"])
     done, made_of = folder / "done", recipes.to_yaml(asked) + digests(asked)
@@ -184,7 +184,7 @@ def train(recipe: str, folder: Path, *overrides: str) -> None:
 
 def digests(asked: Any) -> str:
     """What the tables of a recipe and the model it starts from hold, in a line each."""
-    from audiossl.hub import WEIGHTS, sha256
+    from audiossl.hub.find import WEIGHTS, sha256
 
     files = [asked.data.train, asked.data.valid]
     if asked.model.from_:

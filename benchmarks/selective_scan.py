@@ -38,7 +38,7 @@ from torch import Tensor
 from audiossl import models
 from audiossl.kernels import native
 from audiossl.kernels.selective_scan import selective_scan
-from audiossl.models.layers import Attention
+from audiossl.models.parts.layers import Attention
 
 OURS = "audiossl"
 TORCH = "audiossl, torch path"
@@ -271,7 +271,7 @@ def training(rounds: int, clock: Callable[[], float]) -> None:
     spec = torch.randn(4, 128, 1024)
 
     def step(scan: Scan | None) -> Callable[[], object]:
-        from audiossl.models import mamba
+        from audiossl.models.parts import mamba
 
         own = mamba.selective_scan
 

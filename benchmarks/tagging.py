@@ -23,9 +23,9 @@ import measure
 import numpy as np
 import torch
 
-from audiossl import frontend
-from audiossl.inputs import expand
-from audiossl.tagging import Tagger
+from audiossl.frontend import fbank as frontend
+from audiossl.inference.tagging import Tagger
+from audiossl.pipeline.inputs import expand
 
 RATE, SECONDS = 16000, 10
 CLIPS = Path(__file__).parents[1] / "tests" / "data" / "clips"

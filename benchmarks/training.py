@@ -29,14 +29,14 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
-from audiossl import frontend as frontends
 from audiossl import models
 from audiossl.data import manifest
-from audiossl.data.features import Features
 from audiossl.data.loader import Clips, Stream, train_loader
-from audiossl.data.masking import random_mask
+from audiossl.data.spectrogram_cache import Features
+from audiossl.frontend import fbank as frontends
 from audiossl.methods.audio_mae import reconstruct
-from audiossl.models.decoders import Decoder
+from audiossl.methods.parts.masking import random_mask
+from audiossl.models.parts.decoders import Decoder
 
 MEL, FRAMES, PATCHES, CLASSES = 128, 1024, 512, 50
 RATE, CROP_SECONDS = 16000, 10.0

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from audiossl.inputs import Input, Shard
+from audiossl.pipeline.inputs import Input, Shard
 
 from . import options
 
@@ -81,7 +81,7 @@ def command(
     cat part*.jsonl > all.jsonl
     python -c "import pyarrow.parquet as p; p.write_table(p.read_table('parts/'), 'all.parquet')"
     """
-    from audiossl import arrays
+    from audiossl.output import arrays
 
     from .output import pick_format
 
@@ -101,10 +101,11 @@ def run(
     from concurrent.futures import ThreadPoolExecutor
     from functools import partial
 
-    from audiossl import arrays, hub
-    from audiossl.embedding import Embedder, EmbedOptions
+    from audiossl.hub import find as hub
+    from audiossl.inference.embedding import Embedder, EmbedOptions
     from audiossl.model import pick_device
-    from audiossl.writers import EMBED_TEXTS
+    from audiossl.output import arrays
+    from audiossl.output.writers import EMBED_TEXTS
 
     from . import output
     from .table import EmbedTable

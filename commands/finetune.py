@@ -9,7 +9,7 @@ import click
 from . import options
 
 if TYPE_CHECKING:
-    from audiossl.recipe import Recipe
+    from audiossl.recipe.loading import Recipe
 
 training = options.chain(
     click.argument("recipe", shell_complete=options.complete_recipes),
@@ -61,7 +61,7 @@ def run(
     **limits: Any,
 ) -> None:
     """The one path of every training command; no torch until the recipe is known to be good."""
-    from audiossl import recipe as recipes
+    from audiossl.recipe import loading as recipes
 
     if on_exists == "overwrite" and limits["resume"]:
         raise click.UsageError("--resume goes on with a run, --on-exists overwrite removes it")
@@ -90,9 +90,9 @@ def run(
 
 def preview(recipe: Recipe) -> None:
     """The resolved recipe, which runs as it is printed, and the number of parameters."""
-    from audiossl import recipe as recipes
     from audiossl.engine import job
     from audiossl.model import parameters
+    from audiossl.recipe import loading as recipes
 
     model = job.build_model(recipe, job.read_rows(recipe)[0] if job.needs_rows(recipe) else ())
     click.echo(recipes.to_yaml(recipe), nl=False)

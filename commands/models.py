@@ -17,7 +17,7 @@ COLUMNS = ("name", "task", "labels", "rate", "megabytes", "licence", "data")
 
 def complete_here(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
     """Models that are here, then folders."""
-    from audiossl import hub
+    from audiossl.hub import find as hub
 
     items = [CompletionItem(name) for name in hub.here()]
     items = [item for item in items if item.value.startswith(incomplete)]
@@ -43,8 +43,8 @@ def command() -> None:
 @options.common
 def ls(format_: str, quiet: bool) -> None:
     """The models that are here: embedded, and pulled from the Hub."""
-    from audiossl import hub
     from audiossl.errors import ModelError
+    from audiossl.hub import find as hub
 
     rows = []
     for name in hub.here():
@@ -67,7 +67,8 @@ def ls(format_: str, quiet: bool) -> None:
 @options.common
 def show(name: str, labels: bool, format_: str, quiet: bool) -> None:
     """What a model is: architecture, labels, data, licence, numbers."""
-    from audiossl import graph, hub
+    from audiossl.hub import find as hub
+    from audiossl.inference import graph
 
     facts = hub.describe(name, details=True)
     facts["graph"] = graph.state(hub.resolve(name, download=False))
@@ -91,8 +92,9 @@ def pull(name: str, quiet: bool) -> None:
     import logging
     import os
 
-    from audiossl import hub, hub_cache
-    from audiossl.download import obtain
+    from audiossl.hub import cache as hub_cache
+    from audiossl.hub import find as hub
+    from audiossl.hub.download import obtain
 
     if quiet:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when the client is imported
@@ -110,7 +112,7 @@ def pull(name: str, quiet: bool) -> None:
 @options.common
 def path(name: str, quiet: bool) -> None:
     """The folder of a model that is here."""
-    from audiossl import hub
+    from audiossl.hub import find as hub
 
     click.echo(hub.resolve(name, download=False))
 
@@ -124,8 +126,8 @@ def verify(names: tuple[str, ...], format_: str, quiet: bool) -> int:
 
     Exit code 5 when one is damaged.
     """
-    from audiossl import hub
     from audiossl.errors import EXIT_MODEL, EXIT_OK, ModelError
+    from audiossl.hub import find as hub
 
     rows: list[dict[str, Any]] = []
     for name in names or hub.here():
@@ -147,7 +149,7 @@ def verify(names: tuple[str, ...], format_: str, quiet: bool) -> int:
 @options.common
 def rm(names: tuple[str, ...], quiet: bool) -> None:
     """Remove models of the Hub from the cache: one revision, or all when none is named."""
-    from audiossl import hub_cache
+    from audiossl.hub import cache as hub_cache
 
     for name in names:
         if not name.startswith(hub_cache.PREFIX):
@@ -183,7 +185,7 @@ def convert(source: Path, out: Path, layout: str | None, labels_file: Any, quiet
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} exists: give --out a new folder")
-    from audiossl import convert as converter
+    from audiossl.hub import convert as converter
 
     overrides = {}
     if labels_file is not None:
@@ -219,7 +221,7 @@ def export(name: str, onnx: bool, out: Path | None, quiet: bool) -> None:
     audiossl models export tagger --onnx
     audiossl models export runs/frogs/best --onnx --out frogs.onnx
     """
-    from audiossl.export import export as write
+    from audiossl.inference.export import export as write
 
     path, varying = write(name, out)
     if not quiet:

@@ -13,7 +13,7 @@ import click
 from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
-    from audiossl.inputs import Input
+    from audiossl.pipeline.inputs import Input
 
 Decorator = Callable[[Any], Any]
 
@@ -243,7 +243,7 @@ def listed(
     inputs: tuple[str, ...], files_from: BinaryIO | None, null: bool, name: str
 ) -> Iterator[Input]:
     """What the `inputs` options name."""
-    from audiossl.inputs import expand
+    from audiossl.pipeline.inputs import expand
 
     if files_from is not None and files_from.name == "<stdin>" and "-" in inputs:
         raise click.UsageError("stdin cannot be both audio (-) and the list (--files-from -)")
@@ -272,7 +272,7 @@ class Running:
 
 def running(values: dict[str, Any], task: str) -> Running:
     """Take the options of model, batching and output out of a command's values."""
-    from audiossl import hub
+    from audiossl.hub import find as hub
 
     return Running(
         model=values.pop("model") or hub.DEFAULTS[task],
@@ -293,7 +293,7 @@ def reading(values: dict[str, Any]) -> dict[str, Any]:
     """Take the `decoding` options out of a command's values: keyword arguments of audio.stream."""
     from dataclasses import replace
 
-    from audiossl.audio import Limits, RawFormat
+    from audiossl.audio.reading import Limits, RawFormat
 
     given = {
         "min_rate": values.pop("min_rate"),

@@ -19,13 +19,14 @@ from typing import Any, Protocol, cast
 
 import click
 
-from audiossl import batch, errors
+from audiossl import errors
 from audiossl.atomic import special
 from audiossl.errors import InputError, OutputError
-from audiossl.inputs import STDIN, Input
-from audiossl.journal import Entry, Journal, Marks, key
-from audiossl.records import ErrorRecord
-from audiossl.writers import ONE_DOCUMENT_A_FILE, JsonLines, Record, Writer, encoded
+from audiossl.output.records import ErrorRecord
+from audiossl.output.writers import ONE_DOCUMENT_A_FILE, JsonLines, Record, Writer, encoded
+from audiossl.pipeline import workers as batch
+from audiossl.pipeline.inputs import STDIN, Input
+from audiossl.pipeline.journal import Entry, Journal, Marks, key
 
 from .main import say_error, stdout_told
 

@@ -173,8 +173,9 @@ def run(
     **values: Any,
 ) -> int:
     """Evaluate, write the records and the page; the exit code."""
-    from audiossl import errors, hub
+    from audiossl import errors
     from audiossl.evaluate import probe, probes, projection
+    from audiossl.hub import find as hub
     from audiossl.model import load, pick_device
 
     from . import output
@@ -203,7 +204,7 @@ def run(
 def records(evaluation: Any, results: list[Any]) -> Iterator[dict[str, Any]]:
     """Files that failed, which are told on stderr as well, and what was measured on the others;
     each result is added to `results`."""
-    from audiossl.records import ErrorRecord
+    from audiossl.output.records import ErrorRecord
 
     from .output import say_record_error
 

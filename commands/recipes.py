@@ -20,7 +20,7 @@ def command() -> None:
 @options.common
 def ls(format_: str, quiet: bool) -> None:
     """The recipes in this package."""
-    from audiossl import recipe as recipes
+    from audiossl.recipe import loading as recipes
 
     rows = [
         {"name": name, "description": recipes.describe(recipes.read(recipes.find(name)))}
@@ -40,7 +40,7 @@ def ls(format_: str, quiet: bool) -> None:
 @options.common
 def show(name: str, overrides: tuple[str, ...], resolved: bool, quiet: bool) -> None:
     """A recipe as YAML: its file, or all that it comes to."""
-    from audiossl import recipe as recipes
+    from audiossl.recipe import loading as recipes
 
     if overrides and not resolved:
         raise click.UsageError("overrides are seen only with --resolved")
@@ -55,8 +55,8 @@ def show(name: str, overrides: tuple[str, ...], resolved: bool, quiet: bool) -> 
 @options.common
 def check(names: tuple[str, ...], quiet: bool) -> int:
     """Check recipes without running them: one line for each that is wrong, then exit 2."""
-    from audiossl import recipe as recipes
     from audiossl.errors import EXIT_OK, EXIT_USAGE, RecipeError
+    from audiossl.recipe import loading as recipes
 
     from .main import say_error
 
@@ -81,9 +81,9 @@ def check(names: tuple[str, ...], quiet: bool) -> int:
 @options.common
 def copy(name: str, target: str, on_exists: str, quiet: bool) -> None:
     """Copy a recipe to TARGET, a file or a folder, to make it your own."""
-    from audiossl import recipe as recipes
     from audiossl.atomic import atomic_write
     from audiossl.errors import OutputError
+    from audiossl.recipe import loading as recipes
 
     source = recipes.find(name)
     path = Path(target)

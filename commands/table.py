@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from audiossl.writers import JsonLines, Record
+from audiossl.output.writers import JsonLines, Record
 
 BAR = "▏▎▍▌▋▊▉█"
 BAR_CELLS = 8

@@ -9,8 +9,8 @@ from typing import Any, BinaryIO
 
 import click
 
-from audiossl.inputs import Input
-from audiossl.records import TagRecord
+from audiossl.output.records import TagRecord
+from audiossl.pipeline.inputs import Input
 
 from . import options
 
@@ -103,7 +103,7 @@ def command(
 def check_plot(plot: str, values: dict[str, Any]) -> None:
     """Raise before hours of work where the picture could not be drawn."""
     from audiossl.errors import OutputError
-    from audiossl.plotting import check
+    from audiossl.output.picture import check
 
     from .output import check_writable
 
@@ -131,9 +131,10 @@ def run(
     """Load the model, tag every input, write the records; the exit code."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from audiossl import hub, network
-    from audiossl.tagging import Tagger, TagOptions
-    from audiossl.writers import FORMATS as TEXTS
+    from audiossl.hub import find as hub
+    from audiossl.inference import network
+    from audiossl.inference.tagging import Tagger, TagOptions
+    from audiossl.output.writers import FORMATS as TEXTS
 
     from . import output
     from .table import Table
@@ -179,14 +180,14 @@ class Picture:
     """The spectrogram and the labels of the one input, drawn when all is heard."""
 
     def __init__(self, path: str, rate: int) -> None:
-        from audiossl import plotting
+        from audiossl.output import picture as plotting
 
         self.path, self.sketch = path, plotting.SpectrogramSketch(rate)
         self.records: list[TagRecord] = []
 
     def draw(self) -> None:
         """Write the picture, unless there was nothing to hear."""
-        from audiossl import plotting
+        from audiossl.output import picture as plotting
 
         if self.records:
             plotting.draw(self.path, self.sketch, self.records, self.records[0].file)

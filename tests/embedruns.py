@@ -26,7 +26,7 @@ from safetensors.numpy import load_file
 from test_contract import SCHEMA
 from test_embedding import made
 
-from audiossl.embedding import Embedder
+from audiossl.inference.embedding import Embedder
 from audiossl.model import save_model
 
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)  # made once: much faster than validate()

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from audiossl import methods, recipe
+from audiossl import methods
 from audiossl.engine import train
 from audiossl.engine.log import Lines
 from audiossl.errors import AudiosslError
 from audiossl.methods import supervised
+from audiossl.recipe import loading as recipe
 
 
 class Numbers:

@@ -18,8 +18,8 @@ import pytest
 import torch
 from hubserver import HubServer
 
+from audiossl.hub.config import ModelConfig
 from audiossl.model import Model, save_model
-from audiossl.model_config import ModelConfig
 
 COMMAND = Path(sys.executable).parent / "audiossl"
 WEIGHTS = "model.safetensors"
@@ -101,7 +101,7 @@ class Client:
         """Exit code and message of getting each, in one process."""
         code = (
             "import json, sys\n"
-            "from audiossl import hub\n"
+            "from audiossl.hub import find as hub\n"
             "from audiossl.errors import AudiosslError\n"
             "found = {}\n"
             "for name in sys.argv[1:]:\n"

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from test_ast import PARITY, assert_as_stored, assert_tokens, waves
 from torch import Tensor
 
-from audiossl import convert
 from audiossl import model as model_folders
-from audiossl.models.patches import sincos
+from audiossl.hub import convert
+from audiossl.models.parts.patches import sincos
 
 BIRD_MAE = "bird_mae__d192_depth4"
 BIRD_GRID = (32, 8)

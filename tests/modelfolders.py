@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from audiossl import hub_cache
-from audiossl.hub_cache import Receipt
-from audiossl.model_config import ModelConfig, config_json
+from audiossl.hub import cache as hub_cache
+from audiossl.hub.cache import Receipt
+from audiossl.hub.config import ModelConfig, config_json
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OTHER = "0123456ffffffffffffffffffffffffffffffff0"

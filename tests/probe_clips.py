@@ -15,8 +15,8 @@ import torch
 
 from audiossl.data.manifest import Row
 from audiossl.data.manifest import write as write_manifest
+from audiossl.hub.config import ModelConfig
 from audiossl.model import Model
-from audiossl.model_config import ModelConfig
 
 RATE = 16000
 LABELS = ("high & <low>", "noise", "tone")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from malformed import CONTAINERS, encoded, sound
 
-from audiossl import audio
+from audiossl.audio import reading as audio
 from audiossl.errors import InputError
 
 

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from audiossl import annotations as an
-from audiossl import tables
-from audiossl import textgrid as praat
-from audiossl.annotations import Annotation
 from audiossl.errors import AudiosslError, InputError, UsageError
+from audiossl.output import annotations as an
+from audiossl.output import tables
+from audiossl.output import textgrid as praat
+from audiossl.output.annotations import Annotation
 
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")  # crowsetta on pandas 3
 

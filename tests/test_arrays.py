@@ -19,9 +19,9 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from audiossl import arrays, writers
 from audiossl.errors import OutputError, UsageError
-from audiossl.records import EmbedRecord, ErrorRecord, full_name
+from audiossl.output import arrays, writers
+from audiossl.output.records import EmbedRecord, ErrorRecord, full_name
 
 DIM = 5
 NAMES = ["a b.wav", "new\nline, 'quoted\".wav", "żółw.wav", "caf\udce9.wav", "-"]

@@ -12,10 +12,11 @@ from parity_fill import fill, wave
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from audiossl import convert, models
 from audiossl import model as model_folders
+from audiossl import models
 from audiossl.errors import ModelError
-from audiossl.layout import Checkpoint
+from audiossl.hub import convert
+from audiossl.models.parts.published import Checkpoint
 
 PARITY = Path(__file__).parent / "data" / "parity"
 TOLERANCE = 1e-4

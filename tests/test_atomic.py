@@ -180,7 +180,7 @@ def by_torch(path: Path) -> None:
 
 
 def by_audio(path: Path) -> None:
-    from audiossl import audio
+    from audiossl.audio import reading as audio
 
     audio.write(path.with_suffix(".wav"), BIG, 16000)
 

@@ -18,7 +18,7 @@ import soxr
 from malformed import CONTAINERS, sound, wav
 from sources import every_container, piped
 
-from audiossl import audio
+from audiossl.audio import reading as audio
 from audiossl.errors import InputError, UsageError
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
@@ -88,7 +88,8 @@ def test_pipes_and_objects_give_the_same_samples(files: dict[str, Path], name: s
 @pytest.mark.parametrize("name", ["wav", "flac", "ogg", "mp3", "aiff"])
 def test_standard_input(files: dict[str, Path], name: str) -> None:
     code = (
-        "import sys; from audiossl import audio; wave, rate = audio.read(sys.argv[1], 8000);"
+        "import sys; from audiossl.audio import reading as audio;"
+        "wave, rate = audio.read(sys.argv[1], 8000);"
         "sys.stdout.buffer.write(wave.tobytes())"
     )
     expected = audio.read(files[name], 8000)[0].tobytes()
@@ -102,7 +103,10 @@ def test_standard_input(files: dict[str, Path], name: str) -> None:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 def test_process_substitution(files: dict[str, Path]) -> None:
-    code = "import sys; from audiossl import audio; print(len(audio.read(sys.argv[1])[0]))"
+    code = (
+        "import sys; from audiossl.audio import reading as audio;"
+        "print(len(audio.read(sys.argv[1])[0]))"
+    )
     script = 'exec "$0" -c "$1" <(cat "$2")'
     result = subprocess.run(
         ["bash", "-c", script, sys.executable, code, files["flac"]], capture_output=True, text=True
@@ -140,7 +144,7 @@ def test_written_and_read_again(
 
 def test_write_stereo_and_to_standard_output() -> None:
     code = (
-        "import numpy as np; from audiossl import audio;"
+        "import numpy as np; from audiossl.audio import reading as audio;"
         "audio.write('-', np.array([[0.5, -0.5], [0.25, 0.75]], np.float32), 8000)"
     )
     result = run(code)
@@ -298,7 +302,7 @@ def test_threads_decode_the_same(files: dict[str, Path]) -> None:
 
 SILENT = """
 import sys, threading
-from audiossl import audio
+from audiossl.audio import reading as audio
 def decode():
     for _ in range(20):
         audio.read(sys.argv[1])
@@ -316,7 +320,7 @@ def test_libmpg123_is_silent_and_nobody_else(files: dict[str, Path]) -> None:
 
 MEMORY = """
 import resource, sys
-from audiossl import audio
+from audiossl.audio import reading as audio
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 early = 0
 with audio.stream(sys.argv[1], 16000) as stream:
@@ -378,5 +382,6 @@ def test_eight_hours_in_flat_memory(tmp_path: Path) -> None:
 
 
 def test_imports_nothing_heavy() -> None:
-    code = "import sys, audiossl.audio; print({'torch', 'librosa', 'torchaudio'} & {*sys.modules})"
+    heavy = "{'torch', 'librosa', 'torchaudio'}"
+    code = f"import sys, audiossl.audio.reading; print({heavy} & {{*sys.modules}})"
     assert run(code).stdout == b"set()\n"

@@ -33,13 +33,13 @@ from safetensors.torch import save_file
 from test_ast import PARITY, assert_as_stored, assert_tokens
 from torch import Tensor
 
-from audiossl import convert
-from audiossl.data.masking import grid_mask, random_mask
 from audiossl.errors import ModelError
-from audiossl.layout import Checkpoint
+from audiossl.hub import convert
 from audiossl.methods.audio_mae import Config, Method, reconstruct
+from audiossl.methods.parts.masking import grid_mask, random_mask
 from audiossl.model import Model
-from audiossl.models.decoders import Decoder, SwinBlock
+from audiossl.models.parts.decoders import Decoder, SwinBlock
+from audiossl.models.parts.published import Checkpoint
 
 NAME = "audiomae__d96_depth3_swin"
 GRID = (64, 8)

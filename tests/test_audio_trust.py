@@ -13,8 +13,8 @@ import soundfile
 from malformed import CONTAINERS, sound, wav
 from sources import every_container, failure, piped
 
-from audiossl import audio
-from audiossl.audio import Limits, RawFormat
+from audiossl.audio import reading as audio
+from audiossl.audio.reading import Limits, RawFormat
 from audiossl.errors import InputError
 
 LOSSY = ("ogg", "opus", "mp3")

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import torch
 
+from audiossl.config.sections import Augment
 from audiossl.data import manifest
 from audiossl.data.augment import (
     SpecAugment,
@@ -26,7 +27,6 @@ from audiossl.data.augment import (
 )
 from audiossl.data.loader import Clips, Draw
 from audiossl.errors import InputError, UsageError
-from audiossl.sections import Augment
 
 WAVE = np.sin(np.arange(4000) * 0.3).astype(np.float32)
 

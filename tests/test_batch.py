@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from audiossl import batch
+from audiossl.pipeline import workers as batch
 
 
 def squares(n: int) -> Iterator[int]:

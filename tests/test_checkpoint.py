@@ -223,7 +223,7 @@ def fill(path: Path, leave: int) -> None:
 
 LIMITED = """
 import resource, sys, torch
-from audiossl import recipe
+from audiossl.recipe import loading as recipe
 from audiossl.engine import train
 from audiossl.errors import OutputError
 torch.set_num_threads(1)

@@ -17,9 +17,9 @@ from embedruns import BYTES_ALIKE, Done, lines, rows, vectors
 from safetensors.numpy import load_file
 from test_contract import NASTY
 
-from audiossl import arrays
-from audiossl.embedding import Embedder, EmbedOptions
-from audiossl.records import full_name
+from audiossl.inference.embedding import Embedder, EmbedOptions
+from audiossl.output import arrays
+from audiossl.output.records import full_name
 
 pytest_plugins = ("embedruns",)
 

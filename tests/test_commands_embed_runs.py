@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 from embedruns import BYTES_ALIKE, Done, generated, rows
 
-from audiossl import arrays
 from audiossl.commands import output
-from audiossl.embedding import Embedder, EmbedOptions
-from audiossl.inputs import Input
-from audiossl.journal import Journal
+from audiossl.inference.embedding import Embedder, EmbedOptions
+from audiossl.output import arrays
+from audiossl.pipeline.inputs import Input
+from audiossl.pipeline.journal import Journal
 
 pytest_plugins = ("embedruns",)
 

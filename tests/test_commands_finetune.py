@@ -18,8 +18,8 @@ import soundfile
 import torch
 from conftest import COMMAND, Runner
 
-from audiossl import recipe
 from audiossl.commands import main
+from audiossl.recipe import loading as recipe
 
 RATE = 16000
 

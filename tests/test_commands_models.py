@@ -14,7 +14,7 @@ import torch
 from modelfolders import COMMIT, OTHER, flip, put, write_model
 from safetensors.torch import save_file
 
-from audiossl import hub
+from audiossl.hub import find as hub
 from audiossl.models.ast import build
 
 SUBCOMMANDS = ["convert", "export", "ls", "path", "pull", "rm", "show", "verify"]

@@ -22,7 +22,7 @@ from audiossl.commands import main
 from audiossl.commands.probe import FORMATS, PROBES
 from audiossl.evaluate import fewshot, probe, probe_record, probes, projection, protocol
 from audiossl.model import save_model
-from audiossl.writers import Record
+from audiossl.output.writers import Record
 
 SCHEMA = json.loads((resources.files("audiossl") / "schema.json").read_text())
 QUICK = ("--l2", "0.1", "--epochs", "3")

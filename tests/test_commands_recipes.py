@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import Runner
 
-from audiossl import recipe
+from audiossl.recipe import loading as recipe
 
 
 def test_ls_lists_every_recipe_with_its_description(cli: Runner) -> None:

@@ -17,10 +17,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from audiossl import convert, models, pickles
+from audiossl import models
 from audiossl.errors import ModelError
-from audiossl.layout import Checkpoint
-from audiossl.models.layers import build_head
+from audiossl.hub import convert, pickles
+from audiossl.models.parts.layers import build_head
+from audiossl.models.parts.published import Checkpoint
 
 SIZE = {"dim": 64, "depth": 2, "heads": 1, "frames": 128}  # an AST whose strides its shapes tell
 
@@ -553,7 +554,7 @@ def test_the_second_wall_stops_what_the_first_might_let_through(tmp_path):
     attacks = [evil(canary, "system"), evil(canary, "popen")]
     code = (
         "import sys, pickle, socket\n"
-        "from audiossl import pickles\n"
+        "from audiossl.hub import pickles\n"
         "sys.addaudithook(pickles.block)\n"
         f"attacks = {[pickle.dumps(attack) for attack in attacks]!r}\n"
         "calls = [lambda a=a: pickle.loads(a) for a in attacks] + [socket.socket]\n"

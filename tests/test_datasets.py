@@ -15,13 +15,14 @@ import pytest
 import soundfile
 import torch
 
-from audiossl import methods, recipe
+from audiossl import methods
 from audiossl.data import datasets, manifest, shards
 from audiossl.data.datasets.check import DIFFERS, SAME, report
 from audiossl.engine import job, train
 from audiossl.engine.log import Silent
 from audiossl.errors import RecipeError, UsageError
 from audiossl.methods import supervised
+from audiossl.recipe import loading as recipe
 
 RATE = 8000
 

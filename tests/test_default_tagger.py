@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from audiossl import audio, hub
+from audiossl.audio import reading as audio
+from audiossl.hub import find as hub
+from audiossl.inference.tagging import THRESHOLD, Tagger
 from audiossl.labels import ontology
 from audiossl.model import Model, load
-from audiossl.tagging import THRESHOLD, Tagger
 
 CLIPS = Path(__file__).parent / "data" / "clips"
 ESC10 = {"Dog", "Rain", "Waves, surf", "Baby cry, infant cry", "Tick-tock", "Sneeze"} | {

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from audiossl import methods
-from audiossl import recipe as recipes
 from audiossl.errors import RecipeError
+from audiossl.hub.config import ModelConfig
 from audiossl.methods.distill import FEWEST, FLOOR, Config, Method
 from audiossl.model import Model, load, save_model
-from audiossl.model_config import ModelConfig
+from audiossl.recipe import loading as recipes
 
 TEACHER = {"name": "dscnn", "widths": [6, 6, 8], "strides": [2, 1, 2], "stem": 4}
 STUDENT = {"name": "dscnn", "widths": [6, 8], "strides": [2, 2], "stem": 4}

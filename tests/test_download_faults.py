@@ -98,7 +98,7 @@ def test_a_hub_that_stays_bad(
 def test_eight_processes_make_one_download(client: Client, hub: HubServer, toy: Files) -> None:
     hub.publish("org/toy", toy)
     hub.faults.pause = 0.02
-    code = "from audiossl import hub; print(hub.resolve('hf:org/toy'))"
+    code = "from audiossl.hub import find as hub; print(hub.resolve('hf:org/toy'))"
     running = [
         subprocess.Popen(
             [sys.executable, "-c", code],

@@ -20,15 +20,15 @@ import torch
 from test_tagging import collect, silence
 
 import audiossl
-from audiossl import audio
-from audiossl.embedding import Embedder, EmbedOptions, Place
+from audiossl.audio import reading as audio
 from audiossl.errors import InputError, UsageError
-from audiossl.frontend import build
+from audiossl.frontend.fbank import build
+from audiossl.hub.config import ModelConfig
+from audiossl.inference.embedding import Embedder, EmbedOptions, Place
 from audiossl.model import Model
-from audiossl.model_config import ModelConfig
 from audiossl.models.dscnn import DSCNN
 from audiossl.models.vit import ViT
-from audiossl.records import EmbedRecord
+from audiossl.output.records import EmbedRecord
 
 RATE = 16000
 VIT = {"dim": 16, "depth": 2, "heads": 2, "mel": 32, "frames": 200, "patch": [8, 10]}

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiossl import hub
 from audiossl.errors import ModelError
+from audiossl.hub import find as hub
 
 pytest_plugins = ("modelfolders",)
 

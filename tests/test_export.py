@@ -16,12 +16,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from audiossl import audio, diagnosis, export, graph, hub
+from audiossl import diagnosis
+from audiossl.audio import reading as audio
 from audiossl.commands.models import command
 from audiossl.errors import ModelError, OutputError, UsageError
-from audiossl.frontend_presets import PRESETS
-from audiossl.graph import GRAPH
-from audiossl.hub import ModelConfig
+from audiossl.frontend.presets import PRESETS
+from audiossl.hub import find as hub
+from audiossl.hub.find import ModelConfig
+from audiossl.inference import export, graph
+from audiossl.inference.graph import GRAPH
 from audiossl.model import Model, load, save_model
 
 VIT = {"name": "ast", "dim": 16, "depth": 1, "heads": 2, "frames": 128}

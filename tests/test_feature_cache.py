@@ -15,13 +15,13 @@ import pytest
 import soundfile
 import torch
 
-from audiossl import audio
-from audiossl import frontend as frontends
+from audiossl.audio import reading as audio
 from audiossl.data.clip import fill, read_clip
-from audiossl.data.features import Features
 from audiossl.data.loader import SKIPPED, Clips, Draw, Stream, Windows, train_loader
 from audiossl.data.manifest import Member, Row
+from audiossl.data.spectrogram_cache import Features
 from audiossl.errors import InputError, OutputError, RecipeError
+from audiossl.frontend import fbank as frontends
 
 RATE, CROP = 8000, 4000  # Hz, samples
 LENGTHS = (1500, 4000, 4050, 9000, 20011, 100_003)  # samples; the last is read in two blocks

@@ -9,11 +9,11 @@ import pytest
 import torch
 from tinyrun import Fit, digests, lines
 
-from audiossl import recipe
-from audiossl.data import features
+from audiossl.data import spectrogram_cache as features
 from audiossl.data.loader import Draw
 from audiossl.engine.job import prepare, seed_all
 from audiossl.errors import RecipeError, UsageError
+from audiossl.recipe import loading as recipe
 
 pytest_plugins = ("tinyrun",)
 

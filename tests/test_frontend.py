@@ -17,7 +17,7 @@ from torch import Tensor
 
 from audiossl._torchaudio import torchaudio
 from audiossl.errors import InputError
-from audiossl.frontend import Clip, Fbank, FrontendError, LogMel, build
+from audiossl.frontend.fbank import Clip, Fbank, FrontendError, LogMel, build
 
 kaldi = torchaudio.compliance.kaldi
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from audiossl._torchaudio import torchaudio
 from audiossl.errors import InputError
-from audiossl.frontend import PRESETS, Fbank, LogMel, build
+from audiossl.frontend.fbank import PRESETS, Fbank, LogMel, build
 
 PARITY = Path(__file__).parent / "data" / "parity"
 FIXTURES = json.loads((PARITY / "frontends.json").read_text(encoding="utf-8"))["fixtures"]

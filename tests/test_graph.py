@@ -19,11 +19,13 @@ from modelfolders import flip
 from onnx import StringStringEntryProto, TensorProto, helper
 
 import audiossl
-from audiossl import audio, graph, hub, network
+from audiossl.audio import reading as audio
 from audiossl.errors import InputError, ModelError, UsageError
-from audiossl.graph import GRAPH, Graph, NoGraph
+from audiossl.hub import find as hub
+from audiossl.inference import graph, network
+from audiossl.inference.graph import GRAPH, Graph, NoGraph
+from audiossl.inference.tagging import Tagger, TagOptions
 from audiossl.model import Model, load, save_model
-from audiossl.tagging import Tagger, TagOptions
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 TAGGER = hub.PRETRAINED / "tagger"

@@ -13,13 +13,14 @@ from test_ast import assert_as_stored, fixture, waves
 from torch import Tensor, nn
 from torch.nn.functional import pad, unfold
 
-from audiossl import convert, hear
+from audiossl import hear
 from audiossl import model as model_folders
-from audiossl.audio import QUALITY
+from audiossl.audio.reading import QUALITY
 from audiossl.errors import InputError, ModelError, UsageError
-from audiossl.layout import Checkpoint
+from audiossl.hub import convert
+from audiossl.hub.config import ModelConfig
 from audiossl.model import Model
-from audiossl.model_config import ModelConfig
+from audiossl.models.parts.published import Checkpoint
 
 DSCNN = {"name": "dscnn", "widths": [6, 8], "strides": [2, 2], "stem": 4}
 PASST = {"name": "passt", "dim": 16, "depth": 1, "heads": 2, "stride": [16, 16]}

@@ -13,10 +13,11 @@ import pytest
 from modelfolders import COMMIT, CONFIG, OTHER, flip, put, write_model
 from safetensors.numpy import save
 
-from audiossl import hub, hub_cache
 from audiossl.errors import ModelError, OutputError
-from audiossl.hub_cache import HubName
-from audiossl.model_config import ModelConfig, config_json
+from audiossl.hub import cache as hub_cache
+from audiossl.hub import find as hub
+from audiossl.hub.cache import HubName
+from audiossl.hub.config import ModelConfig, config_json
 
 pytest_plugins = ("modelfolders",)
 pytestmark = pytest.mark.usefixtures("cache")
@@ -267,7 +268,7 @@ def test_without_a_home_the_cache_is_where_one_says(monkeypatch: pytest.MonkeyPa
 def test_no_torch_until_a_model_is_loaded(folder: Path) -> None:
     put("hf:org/m")
     code = (
-        "import sys; from audiossl import hub, hub_cache, download\n"
+        "import sys; from audiossl.hub import find as hub, cache as hub_cache, download\n"
         f"hub.describe({str(folder)!r}, details=True); hub.digest({str(folder)!r})\n"
         "hub.verify(hub.resolve('hf:org/m')); hub.here(); hub.embedded()\n"
         "hub_cache.remove(hub_cache.parse('hf:org/m'))\n"

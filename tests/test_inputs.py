@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from audiossl import inputs
 from audiossl.errors import InputError, UsageError
+from audiossl.pipeline import inputs
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from audiossl import journal as journals
 from audiossl.errors import InputError, OutputError, UsageError
-from audiossl.journal import Journal, Marks, key
+from audiossl.pipeline import journal as journals
+from audiossl.pipeline.journal import Journal, Marks, key
 
 SETTINGS = {"model": "x", "hop": 1.0}
 
@@ -218,7 +218,7 @@ def test_a_refused_journal_is_let_go(tmp_path: Path) -> None:
 def test_the_lock_ends_with_a_killed_process(tmp_path: Path) -> None:
     path = tmp_path / "j"
     program = (
-        "import sys, time; from pathlib import Path; from audiossl.journal import Journal;"
+        "import sys, time; from pathlib import Path; from audiossl.pipeline.journal import Journal;"
         "journal = Journal(Path(sys.argv[1]), {}, False); print(flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", program, path], stdout=subprocess.PIPE) as other:

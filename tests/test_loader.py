@@ -14,13 +14,13 @@ import pytest
 import soundfile
 import torch
 
+from audiossl.config.sections import Augment
 from audiossl.data import loader
 from audiossl.data.clip import clip_seconds, read_clip
 from audiossl.data.loader import Clips, Draw, Stream, Windows, fill
 from audiossl.data.manifest import Member, Row
 from audiossl.data.skips import Skips
 from audiossl.errors import InputError, UsageError
-from audiossl.sections import Augment
 
 RATE = 8000
 

@@ -12,11 +12,12 @@ import pytest
 import soundfile
 import torch
 
-from audiossl import methods, recipe
+from audiossl import methods
 from audiossl.engine import train
 from audiossl.errors import RecipeError
+from audiossl.hub.config import ModelConfig
 from audiossl.model import Model, load, parameters
-from audiossl.model_config import ModelConfig
+from audiossl.recipe import loading as recipe
 
 RATE = 16000
 GOLDEN = {  # the first losses for seed 0 on the clips below

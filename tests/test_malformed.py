@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from audiossl import audio
-from audiossl.audio import Limits
+from audiossl.audio import reading as audio
+from audiossl.audio.reading import Limits
 from audiossl.errors import InputError
 
 CODES = {

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from audiossl.embedding import Embedder
+from audiossl.inference.embedding import Embedder
 
 sys.path.insert(0, str(Path(__file__).parent))
 

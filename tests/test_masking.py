@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from audiossl.data.masking import as_bool, cluster_mask, frame_mask, ssast_masks
+from audiossl.methods.parts.masking import as_bool, cluster_mask, frame_mask, ssast_masks
 
 STORED = Path(__file__).parent / "data" / "parity" / "ssast__tiny_patch.npz"
 GRID = (8, 64)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from audiossl import mel
 from audiossl._torchaudio import torchaudio
+from audiossl.frontend import mel
 
 SHAPES = [(64, 1024, 48000, 50, 14000), (128, 2048, 32000, 0, 16000), (40, 400, 8000, 60, 3800)]
 

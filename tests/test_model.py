@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from audiossl import hub, model, models
+from audiossl import model, models
 from audiossl.errors import AudiosslError, ModelError, OutputError, UsageError
+from audiossl.hub import find as hub
+from audiossl.hub.config import ModelConfig
 from audiossl.model import Model, load, save_model
-from audiossl.model_config import ModelConfig
 
 CONFIG: dict[str, Any] = {
     "name": "toy",

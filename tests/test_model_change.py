@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from audiossl import recipe
 from audiossl.engine.job import build_model
 from audiossl.errors import RecipeError
+from audiossl.hub.config import ModelConfig
 from audiossl.model import Model, save_model
-from audiossl.model_config import ModelConfig
 from audiossl.models.vit import ViT
+from audiossl.recipe import loading as recipe
 
 SMALL = {"dim": 16, "depth": 2, "heads": 2, "mel": 16, "frames": 64}
 FRONTEND = {"preset": "ast", "mels": 16, "frames": 64}

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from modelfolders import CONFIG
 
-from audiossl import hub
 from audiossl.errors import ModelError
-from audiossl.model_config import ModelConfig, config_json, parse, read_json
+from audiossl.hub import find as hub
+from audiossl.hub.config import ModelConfig, config_json, parse, read_json
 
 pytest_plugins = ("modelfolders",)
 

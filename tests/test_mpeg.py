@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiossl import audio
+from audiossl.audio import reading as audio
+from audiossl.audio.mpeg import frame_bytes
 from audiossl.errors import InputError
-from audiossl.mpeg import frame_bytes
 
 CHANNELS = {1: (22050, 0.3), 2: (44100, 0.9)}  # MPEG-2 and MPEG-1; rate, quality
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from audiossl.config.sections import TrainSection
 from audiossl.engine.optim import (
     Ema,
     build_optimizer,
@@ -17,7 +18,6 @@ from audiossl.engine.optim import (
     set_learning_rate,
     warmup_steps,
 )
-from audiossl.sections import TrainSection
 
 CONFIG = TrainSection(steps=100, lr=1.0)
 

@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from audiossl import model
+from audiossl.audio.formats import SAMPLE_BYTES, RawFormat
 from audiossl.commands.main import cli as command
 from audiossl.errors import RecipeError, UsageError
-from audiossl.formats import SAMPLE_BYTES, RawFormat
-from audiossl.recipe import load
+from audiossl.recipe.loading import load
 
 
 @pytest.mark.parametrize(

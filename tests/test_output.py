@@ -16,8 +16,8 @@ import pytest
 from audiossl import errors
 from audiossl.commands import output
 from audiossl.errors import InputError, OutputError
-from audiossl.inputs import Input, expand
-from audiossl.writers import FORMATS, Record
+from audiossl.output.writers import FORMATS, Record
+from audiossl.pipeline.inputs import Input, expand
 
 LONGEST = 255  # bytes of a name, where the tests run
 

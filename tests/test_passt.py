@@ -23,11 +23,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import binary_cross_entropy_with_logits, pad
 from torch.utils.flop_counter import FlopCounterMode
 
-from audiossl import convert, models, recipe
 from audiossl import model as model_folders
+from audiossl import models
 from audiossl.engine import job, train
 from audiossl.errors import ModelError, RecipeError
-from audiossl.layout import Checkpoint
+from audiossl.hub import convert
+from audiossl.models.parts.published import Checkpoint
+from audiossl.recipe import loading as recipe
 
 RATE = 32000
 

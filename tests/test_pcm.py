@@ -10,10 +10,10 @@ import pytest
 import soundfile
 from malformed import sound, wav
 
-from audiossl import audio
-from audiossl.audio import RawFormat
+from audiossl.audio import reading as audio
+from audiossl.audio.formats import SAMPLE_BYTES
+from audiossl.audio.reading import RawFormat
 from audiossl.errors import InputError, UsageError
-from audiossl.formats import SAMPLE_BYTES
 
 NAMES = {
     "u8": ("PCM_U8", None),

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audiossl import plotting
 from audiossl.errors import OutputError, UsageError
-from audiossl.plotting import best_labels, clock_time, own_times, plot, shortened, strip
-from audiossl.records import Label, TagRecord
-from audiossl.sketch import BANDS, SpectrogramSketch
+from audiossl.output import picture as plotting
+from audiossl.output.picture import best_labels, clock_time, own_times, plot, shortened, strip
+from audiossl.output.records import Label, TagRecord
+from audiossl.output.sketch import BANDS, SpectrogramSketch
 
 RATE = 16000
 LONG_NAMES = [

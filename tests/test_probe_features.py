@@ -14,13 +14,14 @@ import torch
 from probe_clips import RATE, convolutional, transformer
 
 import audiossl
-from audiossl import audio, models
+from audiossl import models
+from audiossl.audio import reading as audio
+from audiossl.audio.sources import unreadable
 from audiossl.data.manifest import Row
 from audiossl.errors import InputError, OutputError
 from audiossl.evaluate import features
 from audiossl.evaluate.features import Extractor, Features, extract
 from audiossl.model import Model
-from audiossl.sources import unreadable
 
 pytest_plugins = ("probe_clips",)
 

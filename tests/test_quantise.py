@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from audiossl.commands import main  # pyright: ignore[reportMissingImports]
 from audiossl.errors import UsageError
+from audiossl.inference.quantise import int8
 from audiossl.model import Model, save_model
-from audiossl.models.layers import Block
-from audiossl.quantise import int8
+from audiossl.models.parts.layers import Block
 
 
 def by_hand(layer: nn.Linear, x: Tensor) -> Tensor:

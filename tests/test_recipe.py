@@ -13,8 +13,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audiossl import methods, recipe, typed_yaml
+from audiossl import methods
+from audiossl.config import typed_yaml
 from audiossl.errors import RecipeError, UsageError
+from audiossl.recipe import loading as recipe
 
 GOOD = """\
 # A recipe for the tests.
@@ -366,7 +368,7 @@ def test_config_read_from_source_is_the_config_of_the_module(name: str) -> None:
 def test_a_typo_in_any_section_ends_before_torch_is_imported(tmp_path: Path) -> None:
     code = """
 import sys
-from audiossl import recipe
+from audiossl.recipe import loading as recipe
 from audiossl.errors import RecipeError
 for override in ("train.lrr=1", "method.losss=1", "model.architecture.widht=3", "data.x=1"):
     try:

@@ -17,13 +17,14 @@ import torch
 from filelock import FileLock
 from tinyrun import VIT, Fit, Listener, digests
 
-from audiossl import recipe
 from audiossl.commands import main
-from audiossl.engine import checkpoint, run, train
+from audiossl.engine import checkpoint, train
+from audiossl.engine import run_folder as run
 from audiossl.engine.distributed import Team
 from audiossl.engine.signals import ASKING, Stop
 from audiossl.errors import UsageError
-from audiossl.hub import sha256
+from audiossl.hub.find import sha256
+from audiossl.recipe import loading as recipe
 
 pytest_plugins = ("tinyrun",)
 
@@ -268,7 +269,7 @@ def test_a_process_that_torchrun_restarts_goes_on_by_itself(
 
 CODE = """
 import sys, torch
-from audiossl import recipe
+from audiossl.recipe import loading as recipe
 from audiossl.engine import train
 torch.set_num_threads(1)
 train.fit(recipe.load("tiny/supervised", sys.argv[1:]), resume=True)

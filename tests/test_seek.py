@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiossl import audio
+from audiossl.audio import reading as audio
 from audiossl.data.clip import Forward, read_clip
 from audiossl.data.loader import Clips, Draw, Windows
 from audiossl.data.manifest import Row

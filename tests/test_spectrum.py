@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from audiossl import frontend
-from audiossl.frontend_presets import PRESETS
-from audiossl.spectrum import MatrixSpectrum, Spectrum, for_graph, framed
+from audiossl.frontend import fbank as frontend
+from audiossl.frontend.presets import PRESETS
+from audiossl.frontend.spectrum import MatrixSpectrum, Spectrum, for_graph, framed
 
 DISTINCT = {str(sorted(preset.items())): name for name, preset in PRESETS.items()}.values()
 

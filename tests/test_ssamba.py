@@ -13,14 +13,15 @@ from parity_fill import fill, rng
 from test_ast import assert_as_stored, assert_spectrogram, assert_tokens, fixture, spectrograms
 from torch import Tensor
 
-from audiossl import convert, models
 from audiossl import model as model_folders
-from audiossl.data.masking import ssast_masks
+from audiossl import models
 from audiossl.errors import ModelError
+from audiossl.hub import convert
 from audiossl.kernels import native
-from audiossl.layout import Checkpoint
+from audiossl.methods.parts.masking import ssast_masks
 from audiossl.methods.ssamba import Config, Method
 from audiossl.methods.ssast import JointObjective
+from audiossl.models.parts.published import Checkpoint
 
 SMALL: dict[str, Any] = {"dim": 8, "depth": 4, "mel": 32, "frames": 64, "states": 3}
 TINY = "ssamba__tiny_depth4_t256"

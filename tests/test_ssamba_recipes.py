@@ -11,9 +11,9 @@ import pytest
 import soundfile
 import torch
 
-from audiossl import recipe
 from audiossl.engine import train
 from audiossl.model import load
+from audiossl.recipe import loading as recipe
 
 RATE = 16000
 PITCH = {"high": 2500, "low": 300}  # Hz

@@ -17,12 +17,14 @@ from test_ast import (
 )
 from torch import Tensor
 
-from audiossl import convert, models, recipe
 from audiossl import model as model_folders
+from audiossl import models
 from audiossl.engine.job import build_model
 from audiossl.errors import ModelError
-from audiossl.layout import Checkpoint
+from audiossl.hub import convert
 from audiossl.methods.ssast import JointObjective
+from audiossl.models.parts.published import Checkpoint
+from audiossl.recipe import loading as recipe
 
 
 def encoder_of(**arguments: Any) -> Any:

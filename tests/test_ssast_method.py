@@ -14,12 +14,13 @@ import soundfile
 import torch
 from torch import Tensor
 
-from audiossl import models, recipe
+from audiossl import models
 from audiossl.engine import train
 from audiossl.errors import RecipeError
+from audiossl.hub.config import ModelConfig
 from audiossl.methods.ssast import Config, JointObjective, Method, info_nce
 from audiossl.model import Model, load
-from audiossl.model_config import ModelConfig
+from audiossl.recipe import loading as recipe
 
 SMALL = {"dim": 8, "depth": 1, "heads": 2, "mel": 32, "frames": 64}  # 2 x 4 patches
 HIDDEN = 5

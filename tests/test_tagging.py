@@ -15,11 +15,11 @@ import soundfile
 import torch
 
 import audiossl
-from audiossl import audio
+from audiossl.audio import reading as audio
 from audiossl.errors import InputError, UsageError
-from audiossl.hub import ModelConfig
+from audiossl.hub.find import ModelConfig
+from audiossl.inference.tagging import Tagger, TagOptions
 from audiossl.model import Model
-from audiossl.tagging import Tagger, TagOptions
 
 LABELS = ["Speech", "Dog", "Rain", "Guitar", "Siren"]
 

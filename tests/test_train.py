@@ -15,13 +15,14 @@ import soundfile
 import torch
 from tinyrun import Fit, Listener, digests, lines
 
-from audiossl import methods, recipe
+from audiossl import methods
 from audiossl.data import manifest
 from audiossl.engine import checkpoint, job, train
 from audiossl.engine.log import Metrics
 from audiossl.errors import InputError, RecipeError, UsageError
 from audiossl.methods import supervised
 from audiossl.model import load
+from audiossl.recipe import loading as recipe
 
 pytest_plugins = ("tinyrun",)
 

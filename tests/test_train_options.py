@@ -126,8 +126,8 @@ def test_compiled_blocks_learn_the_same_and_keep_their_names(fit: Fit, network: 
 
 
 def test_compiling_and_checkpointing_leave_the_names_of_a_state(tiny_clips: Path) -> None:
-    from audiossl import recipe
     from audiossl.engine.job import prepare
+    from audiossl.recipe import loading as recipe
 
     job = prepare(recipe.load("tiny/supervised", [f"data.train={tiny_clips}", *VIT]))
     names = list(job.method.state_dict())

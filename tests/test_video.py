@@ -13,8 +13,8 @@ import pytest
 import soundfile
 from malformed import sound
 
-from audiossl import audio
-from audiossl.audio import Limits
+from audiossl.audio import reading as audio
+from audiossl.audio.reading import Limits
 from audiossl.errors import InputError
 
 RATE = 44100

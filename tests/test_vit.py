@@ -9,7 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from audiossl import models
-from audiossl.models.layers import DropPath, build_head
+from audiossl.models.parts.layers import DropPath, build_head
 from audiossl.models.vit import SIZES, ViT, resize_table, sincos
 
 SMALL = {"dim": 16, "depth": 2, "heads": 2, "mel": 32, "frames": 48}

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audiossl.audio import Window, windows
+from audiossl.audio.reading import Window, windows
 from audiossl.errors import InputError, UsageError
 
 

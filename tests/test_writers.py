@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import audiossl.annotations as label_tracks
-from audiossl import audio
-from audiossl.annotations import Annotation
-from audiossl.records import ErrorRecord, Label, TagRecord, full_name
-from audiossl.writers import (
+import audiossl.output.annotations as label_tracks
+from audiossl.audio import reading as audio
+from audiossl.output.annotations import Annotation
+from audiossl.output.records import ErrorRecord, Label, TagRecord, full_name
+from audiossl.output.writers import (
     EMBED_TEXTS,
     FORMATS,
     TAG_COLUMNS,

@@ -17,9 +17,9 @@ import pytest
 import soundfile
 import torch
 
-from audiossl import recipe
 from audiossl.engine import train
 from audiossl.engine.log import Silent
+from audiossl.recipe import loading as recipe
 
 RATE = 16000
 PITCH = {"high": 2500, "low": 300, "mid": 900}  # Hz

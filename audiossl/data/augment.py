@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from audiossl.sections import Augment
+from audiossl.config.sections import Augment
 
 SILENT = 1e-8  # root mean square below which a wave is not made louder
 

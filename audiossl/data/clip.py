@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from audiossl import audio
+from audiossl.audio import reading as audio
 from audiossl.data.manifest import Row
 from audiossl.data.tar_index import Slice
 from audiossl.errors import InputError

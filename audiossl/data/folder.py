@@ -8,7 +8,7 @@ from pathlib import Path
 
 from audiossl.data.manifest import Row
 from audiossl.errors import UsageError
-from audiossl.inputs import SUFFIXES
+from audiossl.pipeline.inputs import SUFFIXES
 
 
 def read(folder: Path) -> list[Row]:

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from audiossl.config.sections import Augment
 from audiossl.data import manifest
 from audiossl.data.augment import augment_wave
 from audiossl.data.clip import Forward, clip_blocks, clip_seconds, fill, read_clip
-from audiossl.data.features import Features
 from audiossl.data.manifest import Row
+from audiossl.data.spectrogram_cache import Features
 from audiossl.errors import AudiosslError, InputError
-from audiossl.sections import Augment
 
 SKIPPED = "skipped"  # key of a batch: [(path, why)], taken out before a method sees the batch
 CROP_LIMIT = 4  # a clip longer than this many crops or windows is not decoded into memory

@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 
 from audiossl.errors import UsageError
-from audiossl.inputs import SUFFIXES
+from audiossl.pipeline.inputs import SUFFIXES
 
 COLUMNS = ("path", "start", "end", "labels", "known", "fold", "group", "split")
 SEPARATOR = ";"

@@ -30,7 +30,7 @@ from audiossl.data.manifest import COLUMNS, Member, Row
 from audiossl.data.tar_index import SUFFIX as INDEX
 from audiossl.data.tar_index import Slice, index
 from audiossl.errors import InputError, OutputError, UsageError
-from audiossl.inputs import SUFFIXES
+from audiossl.pipeline.inputs import SUFFIXES
 
 TAR = ".tar"
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from audiossl.errors import AudiosslError, InputError, OutputError
-from audiossl.inputs import SUFFIXES
+from audiossl.pipeline.inputs import SUFFIXES
 
 BLOCK = 512  # bytes: what a tar file consists of
 MAX_JSON = 1 << 20  # bytes of one clip's description, and of a header's long name
@@ -175,7 +175,7 @@ def _damaged(path: Path, what: str) -> InputError:
 
 def _places(path: Path) -> Iterator[Path]:
     """Where a tar's index may be."""
-    from audiossl import hub_cache
+    from audiossl.hub import cache as hub_cache
 
     yield path.with_name(path.name + SUFFIX)
     name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()

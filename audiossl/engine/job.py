@@ -14,14 +14,14 @@ import torch
 
 from audiossl import methods
 from audiossl.data import datasets, manifest
-from audiossl.data.features import Features
 from audiossl.data.loader import Clips, Windows, count_files
 from audiossl.data.manifest import Row
+from audiossl.data.spectrogram_cache import Features
 from audiossl.engine.blocks import set_checkpointing
 from audiossl.errors import ModelError, RecipeError
-from audiossl.hub import ModelConfig
+from audiossl.hub.find import ModelConfig
 from audiossl.model import Model, load
-from audiossl.recipe import Recipe
+from audiossl.recipe.loading import Recipe
 
 EVALUATIONS = 50  # at most, when the recipe does not say how often
 SSAST_BUG = (

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from audiossl.sections import TrainSection
+from audiossl.config.sections import TrainSection
 
 BLOCK = re.compile(r"(?:^|\.)(?:blocks|layers)\.(\d+)\.")
 STEM = ("patch_embed", "pos_embed", "_token", "mask_embed", "stem")  # parts of names before block 0

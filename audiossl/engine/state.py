@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from audiossl.engine import checkpoint, run
+from audiossl.engine import checkpoint
+from audiossl.engine import run_folder as run
 from audiossl.engine.job import Job
 from audiossl.engine.step import Step
 from audiossl.errors import AudiosslError, UsageError

@@ -45,7 +45,7 @@ import torch
 
 from audiossl.data.loader import Stream, train_loader
 from audiossl.data.skips import Skips
-from audiossl.engine import run
+from audiossl.engine import run_folder as run
 from audiossl.engine.distributed import Team, join
 from audiossl.engine.job import Job, prepare
 from audiossl.engine.log import Board, Metrics, Silent, Watch, check_tracker
@@ -54,7 +54,7 @@ from audiossl.engine.state import Progress, State
 from audiossl.engine.step import Step, Update
 from audiossl.engine.validate import evaluate
 from audiossl.errors import AudiosslError
-from audiossl.recipe import Recipe
+from audiossl.recipe.loading import Recipe
 
 SMALLER_IS_BETTER = ("loss", "ece", "top_ece")
 

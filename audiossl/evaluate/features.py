@@ -29,14 +29,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 import audiossl
-from audiossl import audio, batch
+from audiossl.audio import reading as audio
 from audiossl.data.clip import open_clip
 from audiossl.data.manifest import Row
 from audiossl.errors import InputError, OutputError
 from audiossl.evaluate import tokens as token_files
 from audiossl.evaluate.tokens import Tokens, TokenWriter
-from audiossl.inference import BATCH_SIZE, Inference
+from audiossl.inference.sliding import BATCH_SIZE, Inference
 from audiossl.model import Model
+from audiossl.pipeline import workers as batch
 
 KINDS = ("pooled", "tokens")
 POOLED, ERRORS = "pooled.npy", "errors.json"

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from audiossl import hub
 from audiossl.data import datasets, manifest
 from audiossl.data.manifest import Row
 from audiossl.errors import InputError, UsageError
@@ -35,6 +34,7 @@ from audiossl.evaluate.probe_record import ProbeRecord
 from audiossl.evaluate.probes import Goal, Settings
 from audiossl.evaluate.protocol import Split
 from audiossl.evaluate.tokens import Tokens
+from audiossl.hub import find as hub
 from audiossl.model import Model, load
 
 log = logging.getLogger("audiossl")

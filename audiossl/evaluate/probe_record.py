@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from audiossl.writers import Json, JsonLines, Record, Separated
+from audiossl.output.writers import Json, JsonLines, Record, Separated
 
 DIGITS = 4  # of a mean and its interval
 COLUMNS = (

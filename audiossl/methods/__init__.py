@@ -16,7 +16,7 @@ from audiossl.errors import RecipeError
 
 def names() -> list[str]:
     """Methods in this package, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
 
 
 def load(name: str) -> ModuleType:

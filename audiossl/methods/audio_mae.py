@@ -23,12 +23,12 @@ from typing import Annotated, Any, Literal
 
 from torch import Tensor, nn
 
-from audiossl.data.masking import as_bool, random_mask
+from audiossl.config.sections import Count
+from audiossl.config.typed_yaml import Range
 from audiossl.errors import RecipeError
+from audiossl.methods.parts.masking import as_bool, random_mask
 from audiossl.model import Model
-from audiossl.models.decoders import Decoder
-from audiossl.sections import Count
-from audiossl.typed_yaml import Range
+from audiossl.models.parts.decoders import Decoder
 
 EPS = 1e-6  # added to a patch's variance
 

@@ -17,11 +17,11 @@ from typing import Annotated, Literal
 
 from torch import Tensor, nn
 
+from audiossl.config.sections import Count, Fraction
+from audiossl.config.typed_yaml import Range
 from audiossl.data.augment import mix_at_snr
 from audiossl.methods.audio_mae import build_decoder, reconstruct
 from audiossl.model import Model
-from audiossl.sections import Count, Fraction
-from audiossl.typed_yaml import Range
 
 
 @dataclass

@@ -29,9 +29,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from audiossl.config.typed_yaml import Range
 from audiossl.errors import RecipeError
 from audiossl.model import Model, load
-from audiossl.typed_yaml import Range
 
 FLOOR = 0.01  # f: least variance, lest a channel that is nearly always 0 rules the loss
 FEWEST = 2  # clips that a stage reads at least

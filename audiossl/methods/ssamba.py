@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from audiossl.config.sections import Count
+from audiossl.config.typed_yaml import Range
 from audiossl.methods.ssast import Method
-from audiossl.sections import Count
-from audiossl.typed_yaml import Range
 
 __all__ = ["Config", "Method"]
 

@@ -32,11 +32,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audiossl.data.masking import as_bool, ssast_masks
+from audiossl.config.sections import Count
+from audiossl.config.typed_yaml import Range
 from audiossl.errors import RecipeError
+from audiossl.methods.parts.masking import as_bool, ssast_masks
 from audiossl.model import Model
-from audiossl.sections import Count
-from audiossl.typed_yaml import Range
 
 Contrast = Literal["predictions", "patches"]
 

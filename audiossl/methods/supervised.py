@@ -23,12 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from audiossl.config.sections import Count, Fraction, Natural
+from audiossl.config.typed_yaml import Range
 from audiossl.data.augment import SpecAugment, jitter, mix_at_snr, mixup
-from audiossl.data.masking import grid_mask
 from audiossl.errors import RecipeError
+from audiossl.methods.parts.masking import grid_mask
 from audiossl.model import Model
-from audiossl.sections import Count, Fraction, Natural
-from audiossl.typed_yaml import Range
 
 EPS = 1e-8  # under a logarithm
 

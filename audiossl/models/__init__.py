@@ -26,13 +26,10 @@ from audiossl.errors import ModelError
 if TYPE_CHECKING:
     from torch import nn
 
-NOT_ARCHITECTURES = {"decoders", "layers", "mamba", "patches"}
-
 
 def names() -> list[str]:
     """Architectures in this package, sorted."""
-    modules = (module.name for module in pkgutil.iter_modules(__path__))
-    return sorted(set(modules) - NOT_ARCHITECTURES)
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
 
 
 def build(name: str, /, **arguments: Any) -> nn.Module:

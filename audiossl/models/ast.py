@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from audiossl.errors import ModelError
-from audiossl.layout import Checkpoint, Layout, Published
+from audiossl.models.parts.published import Checkpoint, Layout, Published
 from audiossl.models.vit import Fit, ViT
 
 PATCH = 16  # mel bands, and frames: AST has no other

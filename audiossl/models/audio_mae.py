@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from audiossl.layout import Checkpoint, Layout, Published
+from audiossl.models.parts.published import Checkpoint, Layout, Published
 from audiossl.models.vit import Pooling, Positions, ViT, fixed_positions
 
 PATCH = 16  # mel bands, and frames

@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from audiossl.errors import ModelError
-from audiossl.layout import Checkpoint, Layout, Published
 from audiossl.models.audio_mae import ENCODER, MARKS, MEL, PATCH, sizes
+from audiossl.models.parts.published import Checkpoint, Layout, Published
 from audiossl.models.vit import Pooling, Positions, ViT
 
 SECONDS = 5.0

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from audiossl.models.layers import Timing
+from audiossl.models.parts.layers import Timing
 
 MIN_FRAMES = 96  # shorter spectrograms are repeated: YAMNet's patch, about one second
 WIDTHS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 1024)

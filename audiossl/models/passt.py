@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from audiossl.errors import ModelError
-from audiossl.layout import Checkpoint, Layout, Published
-from audiossl.models.layers import Block, Timing
-from audiossl.models.patches import PatchEmbed
+from audiossl.models.parts.layers import Block, Timing
+from audiossl.models.parts.patches import PatchEmbed
+from audiossl.models.parts.published import Checkpoint, Layout, Published
 from audiossl.models.vit import SIZES
 
 PATCH = 16  # mel bands, and frames: PaSST has no other

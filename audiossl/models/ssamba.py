@@ -32,10 +32,10 @@ from torch.utils.checkpoint import checkpoint
 
 from audiossl.errors import ModelError
 from audiossl.kernels import native
-from audiossl.layout import Checkpoint, Layout, Published
-from audiossl.models.layers import DropPath, Timing
-from audiossl.models.mamba import Mixer
-from audiossl.models.patches import Fit, PatchEmbed, resize_table, resize_tail
+from audiossl.models.parts.layers import DropPath, Timing
+from audiossl.models.parts.mamba import Mixer
+from audiossl.models.parts.patches import Fit, PatchEmbed, resize_table, resize_tail
+from audiossl.models.parts.published import Checkpoint, Layout, Published
 
 Pooling = Literal["cls", "patches"]
 

@@ -22,7 +22,7 @@ from typing import Any
 from torch import nn
 
 from audiossl.errors import ModelError
-from audiossl.layout import Checkpoint, Layout, Published
+from audiossl.models.parts.published import Checkpoint, Layout, Published
 from audiossl.models.vit import Fit, Pooling, ViT
 
 FRAME_SECONDS = 0.01

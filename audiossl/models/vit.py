@@ -27,8 +27,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from audiossl.models.layers import Block, Timing
-from audiossl.models.patches import Fit, Order, PatchEmbed, resize_table, resize_tail, sincos, take
+from audiossl.models.parts.layers import Block, Timing
+from audiossl.models.parts.patches import (
+    Fit,
+    Order,
+    PatchEmbed,
+    resize_table,
+    resize_tail,
+    sincos,
+    take,
+)
 
 Positions = Literal["learned", "sincos", "sincos_swapped"]
 Pooling = Literal["cls", "cls_dist", "patches", "fc_norm"]

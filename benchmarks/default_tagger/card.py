@@ -13,8 +13,8 @@ import torch
 from labels import LABELS
 
 import audiossl
+from audiossl.inference.tagging import THRESHOLD
 from audiossl.model import load, save_model
-from audiossl.tagging import THRESHOLD
 
 PACKAGE = Path(audiossl.__file__).parent / "pretrained" / "tagger"
 LICENCE = "CC BY-NC 4.0"

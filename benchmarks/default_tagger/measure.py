@@ -22,8 +22,8 @@ from teacher import classes
 
 from audiossl.data import manifest
 from audiossl.data.manifest import Row
+from audiossl.inference.tagging import THRESHOLD
 from audiossl.model import load
-from audiossl.tagging import THRESHOLD
 
 REGULARISATION = (1.0, 0.1, 0.01, 0.001)  # C of the probe; 1 is scikit-learn's default
 BINS = 10  # of the reliability table

@@ -36,8 +36,8 @@ from fold import fold
 from head import give_head
 from prepare import prepare, table
 
-from audiossl import recipe as recipes
 from audiossl.engine.train import fit
+from audiossl.recipe import loading as recipes
 
 SHARE_OF_OTHERS = 0.1  # of the sounds of no fold, heard again beside a half's folds
 FOLDED = "folded"  # folder of the model of the base whose batch norms are folded

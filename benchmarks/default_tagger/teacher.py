@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from audiossl import frontend
+from audiossl.frontend import fbank as frontend
+from audiossl.hub.config import ModelConfig
 from audiossl.model import Model, save_model
-from audiossl.model_config import ModelConfig
 
 FRAMES, HOP = 96, 48  # of a patch, and from one patch to the next, in frames of 10 ms
 DIM, CLASSES = 1024, 521

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audiossl.data import manifest
-from audiossl.data.datasets.layout import Dataset
+from audiossl.data.datasets.dataset import Dataset
 from audiossl.data.manifest import SHOWN, Row
 from audiossl.errors import UsageError
 
 if TYPE_CHECKING:
-    from audiossl.sections import DataSection
+    from audiossl.config.sections import DataSection
 
 __all__ = ["Dataset", "get", "names", "read", "rows_of", "sources"]
 
@@ -44,7 +44,7 @@ def names() -> list[str]:
 
 def get(name: str) -> Dataset:
     """The data set of this name. Raises UsageError with the nearest name."""
-    from audiossl.typed_yaml import near
+    from audiossl.config.typed_yaml import near
 
     if name not in _all():
         raise UsageError(f"unknown data set {name!r}{near(name, names())}")

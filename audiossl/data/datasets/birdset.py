@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from audiossl.data.datasets.layout import Dataset
+from audiossl.data.datasets.dataset import Dataset
 from audiossl.data.manifest import SEPARATOR, Member, Row
 from audiossl.errors import UsageError
 

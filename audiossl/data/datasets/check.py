@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from audiossl.data import manifest
-from audiossl.data.datasets.layout import Dataset
+from audiossl.data.datasets.dataset import Dataset
 from audiossl.data.manifest import SHOWN, Row
 from audiossl.errors import InputError
-from audiossl.inputs import SUFFIXES
+from audiossl.pipeline.inputs import SUFFIXES
 
 SAME, DIFFERS = "as published", "differs"
 

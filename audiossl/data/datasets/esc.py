@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from audiossl.data.datasets.layout import Dataset, table
+from audiossl.data.datasets.dataset import Dataset, table
 from audiossl.data.manifest import Row, inside
 
 PAGE = "https://github.com/karolpiczak/ESC-50"

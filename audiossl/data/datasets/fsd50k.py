@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from audiossl.data.datasets.layout import Dataset, records, table
+from audiossl.data.datasets.dataset import Dataset, records, table
 from audiossl.data.manifest import Row, inside
 from audiossl.errors import UsageError
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from audiossl.data.datasets.layout import Dataset
+from audiossl.data.datasets.dataset import Dataset
 from audiossl.data.manifest import Row
 from audiossl.errors import UsageError
 

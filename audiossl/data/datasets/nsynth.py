@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from audiossl.data.datasets.layout import Dataset
+from audiossl.data.datasets.dataset import Dataset
 from audiossl.data.manifest import Row, inside
 from audiossl.errors import UsageError
 

@@ -24,7 +24,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from audiossl.data.datasets.layout import Dataset, table
+from audiossl.data.datasets.dataset import Dataset, table
 from audiossl.data.manifest import Row, inside
 from audiossl.errors import InputError, UsageError
 
@@ -140,7 +140,7 @@ def _of_twelve(row: Row) -> Row:
 
 
 def _noise(folder: Path) -> Iterator[Row]:
-    from audiossl import audio
+    from audiossl.audio import reading as audio
 
     for path in sorted(folder.glob("*.wav")):
         try:

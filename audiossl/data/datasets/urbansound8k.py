@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from audiossl.data.datasets.layout import Dataset, table
+from audiossl.data.datasets.dataset import Dataset, table
 from audiossl.data.manifest import Row, inside
 
 OFFICIAL = Path("metadata", "UrbanSound8K.csv")

@@ -1,0 +1,1 @@
+"""Sound in and out: files, pipes and streams to samples, and back."""

@@ -1,0 +1,1 @@
+"""Typed values: YAML text to dataclasses, and the keys of a recipe. Imports no torch."""

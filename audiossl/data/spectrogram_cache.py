@@ -1,0 +1,247 @@
+"""Spectrograms of clips, kept on disk: from the second epoch on, and in the next run, nothing is
+decoded any more.
+
+    FOLDER/ab/abcdef....features    (frames, mel) float16, then a footer: lengths and a check sum
+
+What is kept is what comes before normalisation: `frontend.log_mel` of a whole clip, of which any
+crop that begins at a whole frame is a part. A clip that has but one crop, and the windows of
+evaluation, are cut and filled as waves first and kept one by one: whatever a frontend does at the
+ends of a wave, it did. So the result is that of the waves, to the rounding of float16.
+
+A file's name is a hash of all that its content hangs on: the sound's file, size and time of change,
+the part of it, the frontend, this version of audiossl. It appears when it is whole, so processes
+may meet at it; each checks it the first time it is read, and makes it anew when it is damaged. None
+stays open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from struct import Struct
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+import audiossl
+from audiossl.atomic import atomic_write
+from audiossl.audio.sources import unreadable
+from audiossl.audio.windows import windows
+from audiossl.data.clip import clip_blocks, clip_seconds, fill
+from audiossl.data.manifest import Row
+from audiossl.errors import InputError, OutputError, RecipeError
+from audiossl.frontend import fbank as frontends
+from audiossl.hub import cache as hub_cache
+
+VERSION = 1  # of what is kept on disk
+FOLDER = "features"  # in the cache folder
+MAGIC = b"features"
+FOOTER = Struct("<8sQQQI")  # MAGIC, samples of the wave, frames, mels, CRC-32 of the frames
+
+Part = tuple[int, np.ndarray]  # samples of a wave, and (frames, mel) float16 of them
+
+
+class Kept(NamedTuple):
+    """samples: of the wave. frames: (frames, mel) float16, mapped from disk."""
+
+    samples: int
+    frames: np.ndarray
+
+
+class Features:
+    """Spectrograms of crops and windows of `samples` samples, as a frontend's config has them.
+
+    short: how shorter clips are filled (`clip.fill`). folder: where they are kept, default: FOLDER
+    in the cache folder. Where a spectrogram is given it is (mel, frames) float32, normalised.
+    Methods raise InputError when a clip cannot be read, OutputError when nothing can be kept.
+    """
+
+    def __init__(
+        self, frontend: dict[str, Any], samples: int, short: str, folder: str | None = None
+    ) -> None:
+        self.frontend = frontends.build(frontend)
+        self.samples, self.short, self.rate = samples, short, self.frontend.rate
+        self.least = samples + self.frontend.hop  # of a clip with more than one crop
+        config = self.frontend.config()
+        config.pop("preset", None)  # only a name for the rest
+        self.sliced = frontends.build({**config, "samples": None})
+        self.tied = self._tied(config)
+        self.facts = [VERSION, audiossl.__version__, config]
+        self.folder = Path(folder).expanduser() if folder else hub_cache.root() / FOLDER
+        self.silent = _log_mel(self.frontend, np.zeros(samples, np.float32))
+        self.sound: set[str] = set()  # files that this process has checked
+
+    def crop(self, row: Row, share: float) -> np.ndarray:
+        """Of the crop that begins at `share`, in [0, 1), of the places where one fits, rounded down
+        to a whole frame. Raises RecipeError as `check` does."""
+        facts = self._facts(row)
+        one, whole = _name(facts, "crop", self.samples, self.short), _name(facts, "whole")
+        kept = None if self.tied else self._read(whole)
+        if kept is None or kept.samples < self.least:
+            kept = self._read(one) or self._compute(row, one, whole)
+        first = 0
+        if kept.samples >= self.least:
+            first = int(share * (kept.samples - self.samples + 1)) // self.frontend.hop
+        return self._finished(kept.frames[first : first + len(self.silent)])
+
+    def window(self, row: Row, number: int, count: int) -> np.ndarray:
+        """Of window `number` of the `count` that stand side by side in a clip."""
+        name = _name(self._facts(row), "windows", self.samples, self.short, count)
+        kept = self._read(name) or self._write(name, self._windows(row, count))
+        first = number * len(self.silent)
+        return self._finished(kept.frames[first : first + len(self.silent)])
+
+    def silence(self) -> np.ndarray:
+        """Of a crop without sound."""
+        return self._finished(self.silent)
+
+    def check(self, rows: Sequence[Row]) -> None:
+        """Raise RecipeError when a frame hangs on where the wave was cut (`frontend.tied`) and a
+        clip has more crops than one: these are not parts of its frames."""
+        if self.tied is None:
+            return
+
+        def seconds(row: Row) -> float:
+            with contextlib.suppress(InputError):  # what cannot be read is told in its turn
+                return clip_seconds(row)
+            return 0.0
+
+        with ThreadPoolExecutor() as pool:
+            for row, length in zip(rows, pool.map(seconds, rows), strict=True):
+                if round(length * self.rate) >= self.least:
+                    raise self._refusal(row)
+
+    def _refusal(self, row: Row) -> RecipeError:
+        value = self.facts[-1][self.tied]
+        return RecipeError(
+            f"recipe data.cache: features, but with model.frontend.{self.tied} {value!r} the frames"
+            f" of a crop are not part of a longer clip's, such as {row.name}: give crop_seconds"
+            f" that hold any clip ({self.samples / self.rate:g} now), or set data.cache to none or"
+            " memory"
+        )
+
+    def _tied(self, config: dict[str, Any]) -> str | None:
+        """The frontend's argument for which the frames of a crop are not part of the clip's."""
+        front, cut = self.frontend, config["samples"]
+        if cut is not None and cut > self.samples:
+            return "samples"
+        if not front.hop <= front.span <= self.samples:
+            return "window"
+        return front.tied
+
+    def _facts(self, row: Row) -> str:
+        """All that the frames of a row hang on."""
+        try:
+            status = os.stat(row.path)
+        except OSError as error:
+            raise unreadable(error) from error
+        where = [os.path.abspath(row.path), status.st_size, status.st_mtime_ns]
+        return json.dumps([*self.facts, where, row.member, row.start, row.end], default=vars)
+
+    def _compute(self, row: Row, one: str, whole: str) -> Kept:
+        """Keep the only crop of a clip as `one`, or all frames of a longer clip as `whole`."""
+        blocks = clip_blocks(row, self.rate)
+        first = next(blocks)
+        while len(first) < self.least and (block := next(blocks, None)) is not None:
+            first = np.concatenate((first, block))
+        if len(first) >= self.least:
+            if self.tied is not None:
+                raise self._refusal(row)
+            return self._write(whole, self._slices(chain([first], blocks)))
+        wave = fill(first[: self.samples], self.samples, self.short)
+        return self._write(one, [(len(first), _log_mel(self.frontend, wave))])
+
+    def _slices(self, blocks: Iterable[np.ndarray]) -> Iterator[Part]:
+        """The frames of a wave that comes in blocks, in memory that does not grow with it."""
+        hop, span = self.sliced.hop, self.sliced.span
+        held = np.zeros(0, np.float32)
+        for block in blocks:
+            held = np.concatenate((held, block))
+            count = max(0, (len(held) - span) // hop + 1)
+            frames = self.silent[:0]
+            if count:
+                frames = _log_mel(self.sliced, held[: (count - 1) * hop + span])
+            yield len(block), frames
+            held = held[count * hop :]
+
+    def _windows(self, row: Row, count: int) -> Iterator[Part]:
+        """Window by window; where the clip ends before the last one, silence."""
+        blocks = clip_blocks(row, self.rate)
+        waves = (window.wave for window in windows(blocks, self.rate, self.samples / self.rate))
+        given = 0
+        for given, wave in enumerate(waves, 1):  # to the end: none of a damaged clip counts
+            if given <= count:
+                filled = fill(wave, self.samples, self.short)
+                yield len(wave), _log_mel(self.frontend, filled)
+        for _ in range(given, count):
+            yield 0, self.silent
+
+    def _finished(self, frames: np.ndarray) -> np.ndarray:
+        """frames: (frames, mel) float16 -> (mel, frames) float32, normalised."""
+        spec = torch.from_numpy(np.ascontiguousarray(frames.T, np.float32))
+        return self.frontend.clip.finished([spec[None]])[0].numpy()
+
+    def _read(self, name: str) -> Kept | None:
+        """What is kept under a name; None when it is not there or damaged."""
+        try:
+            content = np.memmap(self._path(name), np.uint8, "r")
+        except (OSError, ValueError):  # an empty file cannot be mapped
+            return None
+        if len(content) < FOOTER.size:
+            return None
+        data, footer = content[: -FOOTER.size], content[-FOOTER.size :].tobytes()
+        magic, samples, frames, mels, check = FOOTER.unpack(footer)
+        if magic != MAGIC or mels != self.frontend.mels or len(data) != 2 * frames * mels:
+            return None
+        if name not in self.sound:
+            if zlib.crc32(data.data) != check:
+                return None
+            self.sound.add(name)
+        return Kept(samples, data.view(np.float16).reshape(frames, mels))
+
+    def _write(self, name: str, parts: Iterable[Part]) -> Kept:
+        path = self._path(name)
+        samples = count = check = 0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot keep features in {path.parent}: {error.strerror}") from error
+        with atomic_write(path) as file:
+            for length, frames in parts:
+                data = frames.tobytes()
+                file.write(data)
+                samples, count = samples + length, count + len(frames)
+                check = zlib.crc32(data, check)
+            file.write(FOOTER.pack(MAGIC, samples, count, self.frontend.mels, check))
+        kept = self._read(name)
+        if kept is None:
+            raise OutputError(f"cannot keep features: {path} does not read as it was written")
+        return kept
+
+    def _path(self, name: str) -> Path:
+        return self.folder / name[:2] / f"{name}.features"
+
+
+def _name(*facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts).encode("ascii")).hexdigest()
+
+
+@torch.inference_mode()
+def _log_mel(frontend: frontends.Fbank | frontends.LogMel, wave: np.ndarray) -> np.ndarray:
+    """wave: (samples,) -> (frames, mel) float16. On one thread, as in any worker: the last bits may
+    hang on their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        prepared = frontend.clip.prepared(torch.from_numpy(wave)[None])
+        return np.ascontiguousarray(frontend.log_mel(prepared)[0].T.numpy(), np.float16)
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,1 @@
+"""Wave to spectrogram, exactly as each published system does it. Imports no torch."""

@@ -1,0 +1,1 @@
+"""Models at work on sounds: one file a verb, and what they share."""

@@ -1,0 +1,215 @@
+"""A model written as one ONNX file: frontend, encoder and head, for any batch and any length.
+
+    audiossl models export tagger --onnx
+
+torch.export traces the very modules that torch runs; only spectra are computed in another way
+(spectrum.py). What is written was compared with torch first. inference/graph.py runs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from audiossl.atomic import atomic_write
+from audiossl.errors import ModelError, UsageError
+from audiossl.frontend.spectrum import for_graph
+from audiossl.hub import find as hub
+from audiossl.hub.find import WEIGHTS
+from audiossl.inference import graph
+from audiossl.inference.graph import EMBEDDING, PREFIX, SCORES, WAVE
+from audiossl.inference.sliding import Inference
+from audiossl.model import Model, load
+
+TOLERANCE = 1e-4  # between torch and the graph
+MOST_BYTES = 2**31 - 2**24  # of weights: protobuf's 2 GB, less what else a graph holds
+WINDOWS = 12  # as many times the model's own window are tried where it hears any length
+# What may vary, the widest choice first.
+SHAPES: tuple[dict[int, Any], ...] = ({0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, {0: Dim.DYNAMIC}, {})
+VARYING = ("batch and length", "batch", "nothing")
+REFUSED = {"ssamba": "its selective scan is no operation of ONNX"}  # by architecture
+
+
+class Whole(nn.Module):
+    """wave (batch, samples) -> scores (batch, classes), for a model with labels, and embedding."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, wave: Tensor) -> tuple[Tensor, ...]:
+        embedding = self.model.embed(wave)
+        if self.model.head is None:
+            return (embedding,)
+        return self.model.scores(self.model.head(embedding)), embedding
+
+
+def export(name: str, out: Path | None = None) -> tuple[Path, str]:
+    """Write model `name` as an ONNX graph to `out` (None: into its folder, where `tag` finds it).
+
+    Returns the file, and what may vary in its input, in words. Raises UsageError when what exports
+    is not installed, ModelError when the model cannot be exported or the graph differs from torch,
+    OutputError.
+    """
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            raise UsageError(f"exporting needs {package}: pip install 'audiossl-toolkit[export]'")
+    folder = hub.resolve(name)
+    out = folder / graph.GRAPH if out is None else out
+    architecture = hub.read_config(folder).architecture["name"]
+    if architecture in REFUSED:
+        raise ModelError(f"{name} cannot be exported: {REFUSED[architecture]}")
+    if (folder / WEIGHTS).stat().st_size > MOST_BYTES:
+        raise ModelError(f"{name} cannot be exported: one ONNX file holds at most 2 GB")
+    model = load(name)
+    size = round(Inference(model).window(None) * model.rate)
+    program, varying = _traced(model, size)
+    session = graph.open_session(program.SerializeToString(), out)
+    _compare(model, session, size, varying)
+    least, most = _reach(model, session, size) if varying == VARYING[0] else (size, size)
+    facts = graph.facts_of(model.config, model.config.sha256 or hub.sha256(folder / WEIGHTS)) | {
+        "model": model.name,
+        "rate": str(model.rate),
+        "longest": "" if model.longest is None else str(model.longest),
+        "least": str(least),
+        "most": str(most),
+        "torch": torch.__version__,
+    }
+    for key, value in facts.items():
+        program.metadata_props.add(key=PREFIX + key, value=value)
+    data = program.SerializeToString()
+    with atomic_write(out, needed=len(data)) as file:
+        file.write(data + graph.seal(data))
+    return out, varying
+
+
+def _traced(model: Model, size: int) -> tuple[Any, str]:
+    """The ONNX program of `model`, and what may vary in its input."""
+    whole = Whole(model)
+    random = torch.Generator().manual_seed(0)
+    names = [SCORES, EMBEDDING] if model.head is not None else [EMBEDDING]
+    causes = []
+    for shape, varying in zip(SHAPES, VARYING, strict=True):
+        # At a length or batch that means something (the window, 1) a tracer finds special cases.
+        count = size - size // 7 - 1 if 1 in shape else size
+        example = torch.randn(2 if 0 in shape else 1, count, generator=random) / 10
+        try:
+            with _in_graph_form(model), _quietly():
+                traced = torch.export.export(
+                    whole, (example,), dynamic_shapes=(shape,), strict=False
+                )
+                program = torch.onnx.export(
+                    traced, dynamo=True, input_names=[WAVE], output_names=names, verbose=False
+                )
+            return _bare(program.model_proto), varying  # type: ignore[union-attr]
+        except Exception as error:  # the exporter's classes are as many as its steps
+            causes.append(error)
+    reason = (str(causes[-1]).strip().splitlines() or [type(causes[-1]).__name__])[0]
+    raise ModelError(f"{model.name} cannot be exported: {reason}") from causes[-1]
+
+
+@contextlib.contextmanager
+def _in_graph_form(model: Model) -> Iterator[None]:
+    """Spectra by matrices instead of by FFT."""
+    frontend = model.frontend
+    before = frontend.spectrum
+    frontend.spectrum = for_graph(before, len(frontend.analysis))  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        frontend.spectrum = before
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what the exporter prints and warns of: nothing that its user could change."""
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _bare(program: Any) -> Any:
+    """Without the exporter's notes, which name every source line of the machine it ran on, and
+    without the shapes inside, which follow from the input's."""
+    for part in (program.graph, *program.graph.node, *program.graph.input, *program.graph.output):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    program.graph.ClearField("value_info")
+    for value in (*program.graph.input, *program.graph.output):
+        for size, name in zip(value.type.tensor_type.shape.dim, ("batch", "samples"), strict=False):
+            if size.dim_param:
+                size.dim_param = name
+    return program
+
+
+def _differences(model: Model, session: Any, count: int) -> dict[str, float]:
+    """How far graph and torch are apart on `count` samples of noise, by output.
+
+    Scores as they are; embeddings relative to their largest number, if that is above 1.
+    """
+    random = np.random.default_rng(count)
+    wave = (0.1 * random.standard_normal((1, count))).astype(np.float32)
+    names = [output.name for output in session.get_outputs()]
+    ours = session.run(names, {WAVE: wave})
+    with torch.inference_mode():
+        theirs = [value.numpy() for value in Whole(model)(torch.from_numpy(wave))]
+    found = {}
+    for name, mine, other in zip(names, ours, theirs, strict=True):
+        scale = 1.0 if name == SCORES else max(float(np.abs(other).max()), 1.0)
+        found[name] = float(np.abs(mine - other).max()) / scale
+    return found
+
+
+def _compare(model: Model, session: Any, size: int, varying: str) -> None:
+    """Raise ModelError unless the graph gives what torch gives, on noise of two lengths."""
+    for count in (size, size // 2 + 1) if varying == VARYING[0] else (size,):
+        for name, difference in _differences(model, session, count).items():
+            if not difference <= TOLERANCE:
+                raise ModelError(
+                    f"{model.name} cannot be exported: on {count} samples of noise the graph is"
+                    f" {difference:.2g} off torch's {name}, more than {TOLERANCE:g}"
+                )
+
+
+def _reach(model: Model, session: Any, size: int) -> tuple[int, int]:
+    """Least and most samples with which the graph was seen to give what torch gives.
+
+    Modules may do otherwise with very short and very long waves, and a graph has one way only.
+    """
+
+    def agree(count: int) -> bool:
+        try:
+            differences = _differences(model, session, count)
+        except Exception:  # onnxruntime's classes of errors, or an encoder's ValueError
+            return False
+        return all(difference <= TOLERANCE for difference in differences.values())
+
+    low, least = 0, size
+    count = 1  # most models take anything
+    while least - low > 1:
+        low, least = (low, count) if agree(count) else (count, least)
+        count = (low + least) // 2
+    most, limit = size, model.longest or WINDOWS * size
+    for count in sorted({limit, *(size << power for power in range(1, 5))}):
+        if most < count <= limit and agree(count):
+            most = count
+    return least, most

@@ -1,0 +1,218 @@
+"""Tagger: audio in, labels over time out.
+
+audio.stream -> windows -> frontend -> encoder -> head -> scores in [0, 1], window by window, so
+that memory does not grow with the length of a file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from audiossl.audio.reading import DEFAULT_LIMITS, Limits, NanPolicy, RawFormat, Source
+from audiossl.errors import InputError, UsageError
+from audiossl.hub import find as hub
+from audiossl.inference import network
+from audiossl.inference.network import Classifier
+from audiossl.inference.sliding import BATCH_SIZE, Inference, Tap, name_of
+from audiossl.labels import ontology
+from audiossl.output.records import Label, TagRecord
+
+TOP_K = 5
+THRESHOLD = 0.5  # from here on a calibrated label is more likely right than wrong
+POOLS = ("max", "mean")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Scores of one window. `start`, `end`: seconds; `scores`: (classes,) float32 in [0, 1]."""
+
+    start: float
+    end: float
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class TagOptions:
+    """How scores become records.
+
+    `window`, `hop`: seconds; with `hop` one record a window, without it one a file, pooled over its
+    windows by `pool` ("max": heard anywhere, "mean": heard throughout).
+    `labels`: indices to keep, None for all.
+    Raises UsageError on a value that makes no sense.
+    """
+
+    top_k: int = TOP_K
+    threshold: float = THRESHOLD
+    window: float | None = None
+    hop: float | None = None
+    pool: str = "max"
+    labels: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.pool not in POOLS:
+            raise UsageError(f"pool: {self.pool!r} is not one of {', '.join(POOLS)}")
+        if self.top_k < 1:
+            raise UsageError(f"top_k: {self.top_k} labels, at least 1 is needed")
+        if not 0 <= self.threshold <= 1:
+            raise UsageError(f"threshold: {self.threshold} is not between 0 and 1, as scores are")
+        for name, seconds in (("window", self.window), ("hop", self.hop)):
+            if seconds is not None and not 0 < seconds < math.inf:
+                raise UsageError(f"{name}: {seconds} s is no length of time")
+
+
+class Tagger:
+    """A loaded model that tags: `Model`, or its `Graph`, which needs no torch.
+
+    `executor`: where batches of windows are computed (None: in the calling thread); results are the
+    same, and come in order.
+    """
+
+    def __init__(
+        self, model: Classifier, batch_size: int = BATCH_SIZE, executor: Executor | None = None
+    ) -> None:
+        if model.config.head is None:
+            raise UsageError(f"model {model.name} has no labels: it embeds, it does not tag")
+        self.model = model
+        self.inference = Inference(model, batch_size, executor)
+        self.device = model.device
+
+    @classmethod
+    def load(
+        cls,
+        name: str = hub.DEFAULTS["tag"],
+        device: str = "cpu",
+        backend: str = "auto",
+        **options: Any,
+    ) -> Tagger:
+        """`name`: an embedded model, a model folder or `hf:owner/repo`; `backend`: as
+        `network.load` has it. `options` go to the constructor. Raises ModelError."""
+        return cls(network.load(name, device, backend), **options)
+
+    @property
+    def labels(self) -> list[str]:
+        return self.model.labels
+
+    def find_labels(self, names: str | Iterable[str]) -> tuple[int, ...]:
+        """Indices of the labels called `names` (a str is one name), in the model's order.
+
+        A name of the AudioSet ontology that the model does not have stands for what is below it
+        ("Animal": dog, rooster ...). Raises UsageError with a suggestion on an unknown name.
+        """
+        found: set[int] = set()
+        for name in [names] if isinstance(names, str) else names:
+            found.update(ontology.matches(name, self.labels))
+        return tuple(sorted(found))
+
+    def spans(
+        self,
+        source: Source,
+        window: float | None = None,
+        hop: float | None = None,
+        tap: Tap | None = None,
+        **reading: Any,
+    ) -> Iterator[Span]:
+        """Scores window by window; the last one ends with the file and is as long as the others.
+
+        `tap` sees each block of samples at the model's rate; `reading` goes to `audio.stream`.
+        Raises InputError, after the spans of what could be read.
+        """
+        sliding = self.inference.slide(self.scores, source, window, hop, tap, **reading)
+        for place, scores in sliding:
+            yield Span(place.start, place.end, scores)
+
+    def tag(
+        self,
+        source: Source,
+        name: str | None = None,
+        options: TagOptions | None = None,
+        tap: Tap | None = None,
+        **reading: Any,
+    ) -> Iterator[TagRecord]:
+        """Records of one input, called `name`: one a window with `options.hop`, else one.
+
+        Raises InputError, after the records of what could be read.
+        """
+        options = options or TagOptions()
+        name = name_of(source) if name is None else name
+        spans = self.spans(source, options.window, options.hop, tap, **reading)
+        if options.hop is None:
+            spans = _pooled(spans, options.pool)
+        for span in spans:
+            yield self._record(name, span, options)
+
+    def _record(self, name: str, span: Span, options: TagOptions) -> TagRecord:
+        kept = range(len(self.labels)) if options.labels is None else options.labels
+        ranked = sorted(kept, key=lambda index: -span.scores[index])[: options.top_k]
+        labels = [Label(self.labels[index], float(span.scores[index])) for index in ranked]
+        sure = tuple(label for label in labels if label.score >= options.threshold)
+        best = labels[0] if labels else None
+        return TagRecord(name, span.start, span.end, sure, self.model.name, best)
+
+    def scores(self, waves: np.ndarray) -> np.ndarray:
+        """waves: (batch, samples) float32 at the model's rate -> (batch, classes) in [0, 1]."""
+        return self.model.predict(waves)
+
+
+def tag(
+    source: Source,
+    model: str | Classifier = hub.DEFAULTS["tag"],
+    device: str = "cpu",
+    *,
+    backend: str = "auto",
+    batch_size: int = BATCH_SIZE,
+    top_k: int = TOP_K,
+    threshold: float = THRESHOLD,
+    window: float | None = None,
+    hop: float | None = None,
+    pool: str = "max",
+    labels: str | Iterable[str] | None = None,
+    nan: NanPolicy = "error",
+    limits: Limits = DEFAULT_LIMITS,
+    raw: RawFormat | None = None,
+) -> list[TagRecord]:
+    """Tag one file: `audiossl.tag("clip.wav")[0].labels`.
+
+    One record a file, or with `hop` one a window, with times in seconds and scores in [0, 1].
+    `model`: a name, a folder, `hf:owner/repo`, or one that is loaded: `device` and `backend`
+    ("auto", "torch", "onnx") say how to load it. `batch_size`: windows that go in at a time.
+    `top_k`: labels a record at most; `threshold`: leave out lower scores; `labels`: only these, by
+    name, where a group takes its members. `window`, `hop`: seconds. `pool`: without `hop`, a file's
+    score is that of its highest window ("max") or the mean of all ("mean").
+    `nan`, `limits`, `raw`: how the sound is read, as `audio.stream` has them.
+    Raises InputError, ModelError or UsageError. To tag many files load the model once:
+    `tagger = audiossl.Tagger.load()`, then `tagger.tag(path)`.
+    """
+    options = TagOptions(top_k, threshold, window, hop, pool)  # what is wrong is told before a load
+    loaded = network.load(model, device, backend) if isinstance(model, str) else model
+    tagger = Tagger(loaded, batch_size)
+    if labels is not None:
+        options = replace(options, labels=tagger.find_labels(labels))
+    return list(tagger.tag(source, None, options, nan=nan, limits=limits, raw=raw))
+
+
+def _pooled(spans: Iterator[Span], pool: str) -> Iterator[Span]:
+    """One span over all; what was read before an InputError is pooled and given first."""
+    total: np.ndarray | None = None
+    start = end = 0.0
+    count, failure = 0, None
+    try:
+        for span in spans:
+            if total is None:
+                total, start = span.scores.astype(np.float64), span.start
+            elif pool == "max":
+                total = np.maximum(total, span.scores)
+            else:
+                total = total + span.scores
+            count, end = count + 1, span.end
+    except InputError as error:
+        failure = error
+    if total is not None:
+        yield Span(start, end, total / count if pool == "mean" else total)
+    if failure is not None:
+        raise failure

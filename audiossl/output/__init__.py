@@ -1,0 +1,1 @@
+"""Records, and the formats they are written in."""

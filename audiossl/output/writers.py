@@ -1,0 +1,297 @@
+"""Records (dicts, as `to_dict()` or `to_row()` give them) to text: one writer a format.
+
+A writer is fed one input after the other and gives text to append, so that results flow:
+`begin() record(...)... end_file() end()`.
+
+All of it is UTF-8. Of a name that is not, JSON has the bytes in `file_b64`; tables and label tracks
+have those that are no UTF-8 as `\\xe9`, so that any program reads them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import audiossl.output.annotations as label_tracks
+from audiossl.atomic import atomic_write
+from audiossl.errors import InputError
+from audiossl.output.annotations import Annotation
+from audiossl.output.records import decimals, full_name
+from audiossl.pipeline.inputs import STDIN
+
+if TYPE_CHECKING:
+    from audiossl.audio.formats import AudioInfo
+
+Record = dict[str, Any]
+TAG_COLUMNS = ("file", "start", "end", "label", "score", "model", "error")
+EMBED_COLUMNS = ("file", "start", "end", "model", "error")  # the numbers follow: e0, e1 ...
+
+
+class Inputs(Protocol):
+    """The records of one input after the other; may be read again."""
+
+    def __iter__(self) -> Iterator[Iterable[Record]]: ...
+
+
+class Writer(Protocol):
+    """A format: `suffix` of its files, and how the records of a run become one."""
+
+    @property
+    def suffix(self) -> str: ...
+
+    def files(self, path: Path) -> list[Path]:
+        """What `write` makes: `path`, and what stands beside it."""
+        ...
+
+    def write(self, path: Path, inputs: Inputs) -> None: ...
+
+
+class JsonLines:
+    """One JSON object a line."""
+
+    suffix = ".jsonl"
+
+    def begin(self) -> str:
+        return ""
+
+    def record(self, record: Record) -> str:
+        return json_text(record) + "\n"
+
+    def end_file(self) -> str:
+        return ""
+
+    def end(self) -> str:
+        return ""
+
+    def files(self, path: Path) -> list[Path]:
+        return [path]
+
+    def write(self, path: Path, inputs: Inputs) -> None:
+        """The text of all inputs to `path`, whole or not at all. Raises OutputError."""
+        with atomic_write(path) as file:
+            file.write(encoded(self.begin()))
+            for records in inputs:
+                for record in records:
+                    file.write(encoded(self.record(record)))
+                file.write(encoded(self.end_file()))
+            file.write(encoded(self.end()))
+
+
+def encoded(text: str) -> bytes:
+    """Text as UTF-8; a stray byte of a name (in a message) as `\\udce9`, which is JSON as well."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+def json_text(record: Record) -> str:
+    """A record as one line of JSON; an embedding that is an array comes last."""
+    vector = record.get("embedding")
+    if vector is None:
+        return json.dumps(record, ensure_ascii=False)
+    rest = {key: value for key, value in record.items() if key != "embedding"}
+    numbers = ", ".join(decimals(vector))
+    return f'{json.dumps(rest, ensure_ascii=False)[:-1]}, "embedding": [{numbers}]}}'
+
+
+class Json(JsonLines):
+    """One JSON array."""
+
+    suffix = ".json"
+
+    def __init__(self) -> None:
+        self._separator = "[\n"
+
+    def record(self, record: Record) -> str:
+        text = self._separator + json_text(record)
+        self._separator = ",\n"
+        return text
+
+    def end(self) -> str:
+        return "[]\n" if self._separator == "[\n" else "\n]\n"
+
+
+class Separated(JsonLines):
+    """CSV or TSV: one row a label; a window without labels and an error have a row as well."""
+
+    def __init__(self, delimiter: str, suffix: str) -> None:
+        self.suffix = suffix
+        self._delimiter = delimiter
+
+    def begin(self) -> str:
+        return self._row(TAG_COLUMNS)
+
+    def record(self, record: Record) -> str:
+        return "".join(self._row(row) for row in tag_rows(record))
+
+    def _row(self, values: tuple[Any, ...]) -> str:
+        return label_tracks.delimited(values, self._delimiter)
+
+
+class EmbeddingCsv(JsonLines):
+    """CSV: one row an embedding, its numbers in columns e0, e1 ...; an error has a row as well."""
+
+    suffix = ".csv"
+
+    def __init__(self, dim: int) -> None:
+        self._dim = dim
+
+    def begin(self) -> str:
+        return label_tracks.delimited((*EMBED_COLUMNS, *(f"e{k}" for k in range(self._dim))))
+
+    def record(self, record: Record) -> str:
+        if "error" in record:
+            numbers = [""] * self._dim
+            place = (full_name(record), "", "", "", error_text(record))
+        else:
+            numbers = decimals(record["embedding"])
+            place = (full_name(record), record["start"], record["end"], record["model"], "")
+        head = label_tracks.delimited(place).removesuffix("\n")
+        return f"{head},{','.join(numbers)}\n"
+
+
+def error_text(record: Record) -> str:
+    """What went wrong, by an error record."""
+    return f"{record['error']['code']}: {record['error']['message']}"
+
+
+def tag_rows(record: Record) -> list[tuple[Any, ...]]:
+    """Rows of TAG_COLUMNS for one record."""
+    if "error" in record:
+        return [(full_name(record), "", "", "", "", "", error_text(record))]
+    place = (full_name(record), record["start"], record["end"])
+    labels = record["labels"] or [{"label": "", "score": ""}]
+    return [(*place, item["label"], item["score"], record["model"], "") for item in labels]
+
+
+class Tracks(JsonLines, ABC):
+    """Annotations of one input at a time, written when it is done; windows are merged."""
+
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self._annotations: list[Annotation] = []
+        self._seconds = 0.0
+        self._file: str | None = None
+        self._damaged = False
+
+    def record(self, record: Record) -> str:
+        if "error" in record:
+            self._damaged = True
+        else:
+            self._file = full_name(record)
+            self._seconds = max(self._seconds, record["end"])
+            self._annotations += record_annotations(record)
+        return ""
+
+    def end_file(self) -> str:
+        text = "" if self._file is None else self.track(merged(self._annotations))
+        self._clear()
+        return text
+
+    @abstractmethod
+    def track(self, tracks: list[Annotation]) -> str:
+        """The text of one input."""
+
+    def extent(self) -> tuple[float, float]:
+        """How far the input reaches: seconds, and Hz.
+
+        Its last window may end before it does (with a hop longer than the window), so the file is
+        asked, where it is one; what the header of a damaged one says is not believed.
+        """
+        header = header_of(self._file or STDIN)
+        if header is None:
+            return self._seconds, label_tracks.RAVEN_HIGH
+        claimed = 0.0 if self._damaged else header.seconds or 0.0
+        return max(self._seconds, claimed), header.rate / 2
+
+
+def header_of(name: str) -> AudioInfo | None:
+    """What the header of the file of this name says; None where there is none to ask: a pipe, raw
+    samples, a name that was given to standard input."""
+    if name == STDIN or not os.path.isfile(name):
+        return None
+    from audiossl.audio import reading as audio  # only these formats need what decodes
+
+    try:
+        return audio.info(name)
+    except InputError:
+        return None
+
+
+class Audacity(Tracks):
+    """A label track: one document an input."""
+
+    suffix = ".txt"
+
+    def track(self, tracks: list[Annotation]) -> str:
+        return label_tracks.write_audacity(tracks)
+
+
+class TextGrid(Tracks):
+    """Praat's long form: one document an input."""
+
+    suffix = ".TextGrid"
+
+    def track(self, tracks: list[Annotation]) -> str:
+        seconds, _high = self.extent()
+        return label_tracks.write_textgrid(tracks, seconds)
+
+
+class Raven(Tracks):
+    """One selection table over all inputs, as Raven opens several files in a row."""
+
+    suffix = ".selections.txt"
+
+    def begin(self) -> str:
+        self._table = label_tracks.RavenTable()
+        return self._table.header
+
+    def track(self, tracks: list[Annotation]) -> str:
+        seconds, high = self.extent()
+        rows = "".join(self._table.row(item, high) for item in tracks)
+        self._table.end_file(seconds)
+        return rows
+
+
+def record_annotations(record: Record) -> list[Annotation]:
+    """The labels of a tag record as annotations."""
+    place, file = (record["start"], record["end"]), full_name(record)
+    return [Annotation(*place, item["label"], item["score"], file) for item in record["labels"]]
+
+
+def merged(tracks: list[Annotation]) -> list[Annotation]:
+    """Touching or overlapping annotations of one label become one, with the highest score."""
+    out: list[Annotation] = []
+    latest: dict[tuple[str | None, str], int] = {}
+    for item in sorted(tracks, key=lambda item: (item.start, item.end, item.label)):
+        at = latest.get((item.file, item.label))
+        if at is not None and item.start <= out[at].end:
+            old = out[at]
+            score = max(old.score or 0.0, item.score or 0.0)
+            end = max(old.end, item.end)
+            out[at] = Annotation(old.start, end, old.label, score, old.file, old.low, old.high)
+        else:
+            latest[item.file, item.label] = len(out)
+            out.append(item)
+    return out
+
+
+FORMATS: dict[str, Callable[[], JsonLines]] = {
+    "jsonl": JsonLines,
+    "json": Json,
+    "csv": lambda: Separated(",", ".csv"),
+    "tsv": lambda: Separated("\t", ".tsv"),
+    "audacity": Audacity,
+    "raven": Raven,
+    "textgrid": TextGrid,
+}
+EMBED_TEXTS: dict[str, Callable[[int], JsonLines]] = {  # by the vectors' number of numbers
+    "jsonl": lambda _dim: JsonLines(),
+    "json": lambda _dim: Json(),
+    "csv": EmbeddingCsv,
+}
+ONE_DOCUMENT_A_FILE = frozenset({"audacity", "textgrid"})
