@@ -22,12 +22,13 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from audiossl import frontend as frontends
 from audiossl import models
 from audiossl.atomic import atomic_write
 from audiossl.errors import ModelError, OutputError, UsageError
-from audiossl.frontend import fbank as frontends
 from audiossl.hub import find as hub
-from audiossl.hub.find import CARD, CONFIG, WEIGHTS, ModelConfig
+from audiossl.hub.config import CONFIG, ModelConfig, config_json, read_config
+from audiossl.hub.find import CARD, WEIGHTS
 from audiossl.models.parts.layers import build_head
 
 PARTS = ("encoder.", "head.")  # what the names of stored tensors begin with
@@ -117,7 +118,7 @@ def load(name: str = hub.DEFAULTS["tag"], device: str = "cpu") -> Model:
     """
     folder = hub.resolve(name)
     hub.verify(folder)
-    config, path = hub.read_config(folder), folder / WEIGHTS
+    config, path = read_config(folder), folder / WEIGHTS
     try:
         with safe_open(path, framework="pt") as file:
             with _blaming(folder / CONFIG):
@@ -154,7 +155,7 @@ def write_folder(
         # Both are on the disk before either gets its name: a crash between the two renamings would
         # leave a pair that does not match, so nothing slow stands there.
         with atomic_write(folder / CONFIG) as described:
-            described.write(hub.config_json(config).encode("utf-8"))
+            described.write(config_json(config).encode("utf-8"))
     if card is not None:
         with atomic_write(folder / CARD) as file:
             file.write(card.encode("utf-8"))

@@ -19,7 +19,8 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from audiossl._torchaudio import torchaudio  # noqa: E402
-from audiossl.frontend.fbank import Fbank, LogMel  # noqa: E402
+from audiossl.frontend.fbank import Fbank  # noqa: E402
+from audiossl.frontend.logmel import LogMel  # noqa: E402
 
 CLIPS, SECONDS, MELS = 8, 10, 128
 OURS = "audiossl"

@@ -23,7 +23,7 @@ import measure
 import numpy as np
 import torch
 
-from audiossl.frontend import fbank as frontend
+from audiossl import frontend
 from audiossl.inference.tagging import Tagger
 from audiossl.pipeline.inputs import expand
 

@@ -29,11 +29,11 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
+from audiossl import frontend as frontends
 from audiossl import models
 from audiossl.data import manifest
 from audiossl.data.loader import Clips, Stream, train_loader
 from audiossl.data.spectrogram_cache import Features
-from audiossl.frontend import fbank as frontends
 from audiossl.methods.audio_mae import reconstruct
 from audiossl.methods.parts.masking import random_mask
 from audiossl.models.parts.decoders import Decoder

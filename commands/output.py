@@ -21,11 +21,12 @@ import click
 
 from audiossl import errors
 from audiossl.atomic import special
+from audiossl.audio.names import STDIN
 from audiossl.errors import InputError, OutputError
 from audiossl.output.records import ErrorRecord
 from audiossl.output.writers import ONE_DOCUMENT_A_FILE, JsonLines, Record, Writer, encoded
 from audiossl.pipeline import workers as batch
-from audiossl.pipeline.inputs import STDIN, Input
+from audiossl.pipeline.inputs import Input
 from audiossl.pipeline.journal import Entry, Journal, Marks, key
 
 from .main import say_error, stdout_told

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from audiossl.atomic import atomic_path, atomic_write, special
+from audiossl.audio import writing
 from audiossl.errors import InputError, OutputError
 
 MEBIBYTE = 1 << 20
@@ -180,9 +181,8 @@ def by_torch(path: Path) -> None:
 
 
 def by_audio(path: Path) -> None:
-    from audiossl.audio import reading as audio
 
-    audio.write(path.with_suffix(".wav"), BIG, 16000)
+    writing.write(path.with_suffix(".wav"), BIG, 16000)
 
 
 WRITERS = [by_write, by_numpy, by_soundfile, by_safetensors, by_torch, by_audio]

@@ -19,6 +19,7 @@ from malformed import CONTAINERS, sound, wav
 from sources import every_container, piped
 
 from audiossl.audio import reading as audio
+from audiossl.audio import writing
 from audiossl.errors import InputError, UsageError
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
@@ -135,7 +136,7 @@ def test_written_and_read_again(
     tmp_path: Path, suffix: str, subtype: str | None, tolerance: float
 ) -> None:
     wave = sound(3, rate=48000)
-    audio.write(tmp_path / f"x{suffix}", wave, 48000, subtype)
+    writing.write(tmp_path / f"x{suffix}", wave, 48000, subtype)
     back, rate = audio.read(tmp_path / f"x{suffix}")
     assert (rate, back.shape) == (48000, wave.shape)
     assert np.sqrt(np.mean((back - wave) ** 2)) <= tolerance
@@ -156,11 +157,11 @@ def test_write_stereo_and_to_standard_output() -> None:
 def test_write_says_what_it_cannot(tmp_path: Path) -> None:
     wave = sound(1)
     with pytest.raises(UsageError, match=r"cannot write \.m4a: one of \.wav"):
-        audio.write(tmp_path / "x.m4a", wave, 16000)
+        writing.write(tmp_path / "x.m4a", wave, 16000)
     with pytest.raises(UsageError, match="no encoding PCM_99"):
-        audio.write(tmp_path / "x.wav", wave, 16000, "PCM_99")
+        writing.write(tmp_path / "x.wav", wave, 16000, "PCM_99")
     with pytest.raises(UsageError, match="OPUS cannot hold 44100 Hz"):
-        audio.write(tmp_path / "x.opus", wave, 44100)
+        writing.write(tmp_path / "x.opus", wave, 44100)
     assert not list(tmp_path.iterdir())
 
 

@@ -27,9 +27,9 @@ from mae_parity import (
 from test_ast import assert_as_stored, assert_tokens, waves
 from torch import Tensor
 
+from audiossl import frontend as frontends
 from audiossl import model as model_folders
 from audiossl.errors import RecipeError
-from audiossl.frontend import fbank as frontends
 from audiossl.hub.config import ModelConfig
 from audiossl.methods.audio_mae import normalised
 from audiossl.methods.bird_mae import Config, Method

@@ -12,9 +12,9 @@ from hubclient import Client
 from hubserver import HubServer
 from mae_parity import AUTO_MAP, FEATURES, HUB_CONFIG, bird_tensors, write_hub
 
+from audiossl import frontend as frontends
 from audiossl import model as model_folders
 from audiossl.errors import ModelError
-from audiossl.frontend import fbank as frontends
 from audiossl.hub import convert
 from audiossl.models.parts.patches import sincos
 from audiossl.models.parts.published import Checkpoint

@@ -22,7 +22,7 @@ from test_tagging import collect, silence
 import audiossl
 from audiossl.audio import reading as audio
 from audiossl.errors import InputError, UsageError
-from audiossl.frontend.fbank import build
+from audiossl.frontend import build
 from audiossl.hub.config import ModelConfig
 from audiossl.inference.embedding import Embedder, EmbedOptions, Place
 from audiossl.model import Model

@@ -21,8 +21,8 @@ from audiossl.audio import reading as audio
 from audiossl.commands.models import command
 from audiossl.errors import ModelError, OutputError, UsageError
 from audiossl.frontend.presets import PRESETS
-from audiossl.hub import find as hub
-from audiossl.hub.find import ModelConfig
+from audiossl.hub.cache import sha256
+from audiossl.hub.config import ModelConfig, read_config
 from audiossl.inference import export, graph
 from audiossl.inference.graph import GRAPH
 from audiossl.model import Model, load, save_model
@@ -69,11 +69,11 @@ def test_a_graph_is_sound_and_says_what_it_is(exported: Path) -> None:
     made = onnx.load(exported / GRAPH)
     onnx.checker.check_model(made)
     facts = {entry.key: entry.value for entry in made.metadata_props}
-    config = hub.read_config(exported)
+    config = read_config(exported)
     assert facts["audiossl.format"] == "1"
     assert facts["audiossl.model"] == "small"
     assert facts["audiossl.rate"] == "16000"
-    assert facts["audiossl.weights"] == config.sha256 == hub.sha256(exported / "model.safetensors")
+    assert facts["audiossl.weights"] == config.sha256 == sha256(exported / "model.safetensors")
     data = (exported / GRAPH).read_bytes()
     assert facts["audiossl.sha256"] == hashlib.sha256(data[: -graph.SEAL_BYTES]).hexdigest()
     assert [value.name for value in made.graph.input] == ["wave"]

@@ -15,13 +15,13 @@ import pytest
 import soundfile
 import torch
 
+from audiossl import frontend as frontends
 from audiossl.audio import reading as audio
 from audiossl.data.clip import fill, read_clip
 from audiossl.data.loader import SKIPPED, Clips, Draw, Stream, Windows, train_loader
 from audiossl.data.manifest import Member, Row
 from audiossl.data.spectrogram_cache import Features
 from audiossl.errors import InputError, OutputError, RecipeError
-from audiossl.frontend import fbank as frontends
 
 RATE, CROP = 8000, 4000  # Hz, samples
 LENGTHS = (1500, 4000, 4050, 9000, 20011, 100_003)  # samples; the last is read in two blocks
@@ -156,7 +156,7 @@ def test_frames_of_a_tied_frontend_are_indeed_not_those_of_the_clip() -> None:
         if key in ("samples", "window"):
             continue  # what `Features` asks besides
         front = frontend({**kind, "samples": None})
-        assert front.tied == (key if key in TIED else None)
+        assert front.cut_dependent == (key if key in TIED else None)
         part = wave[:, 2 * front.hop : 2 * front.hop + CROP]
         own, whole = (front.log_mel(front.clip.prepared(piece)) for piece in (part, wave))
         whole = whole[..., 2 : 2 + own.shape[-1]]

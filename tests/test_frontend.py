@@ -17,7 +17,10 @@ from torch import Tensor
 
 from audiossl._torchaudio import torchaudio
 from audiossl.errors import InputError
-from audiossl.frontend.fbank import Clip, Fbank, FrontendError, LogMel, build
+from audiossl.frontend import build
+from audiossl.frontend.clip import Clip, FrontendError
+from audiossl.frontend.fbank import Fbank
+from audiossl.frontend.logmel import LogMel
 
 kaldi = torchaudio.compliance.kaldi
 

@@ -16,7 +16,10 @@ from torch import Tensor
 
 from audiossl._torchaudio import torchaudio
 from audiossl.errors import InputError
-from audiossl.frontend.fbank import PRESETS, Fbank, LogMel, build
+from audiossl.frontend import build
+from audiossl.frontend.fbank import Fbank
+from audiossl.frontend.logmel import LogMel
+from audiossl.frontend.presets import PRESETS
 
 PARITY = Path(__file__).parent / "data" / "parity"
 FIXTURES = json.loads((PARITY / "frontends.json").read_text(encoding="utf-8"))["fixtures"]

@@ -22,6 +22,7 @@ import audiossl
 from audiossl.audio import reading as audio
 from audiossl.errors import InputError, ModelError, UsageError
 from audiossl.hub import find as hub
+from audiossl.hub.config import read_config
 from audiossl.inference import graph, network
 from audiossl.inference.graph import GRAPH, Graph, NoGraph
 from audiossl.inference.tagging import Tagger, TagOptions
@@ -261,7 +262,7 @@ def test_other_weights_make_it_stale(folder: Path, caplog: pytest.LogCaptureFixt
         {
             "head": {
                 "name": "linear",
-                "labels": hub.read_config(TAGGER).labels,
+                "labels": read_config(TAGGER).labels,
                 "activation": "softmax",
             }
         },

@@ -16,7 +16,7 @@ from safetensors.numpy import save
 from audiossl.errors import ModelError, OutputError
 from audiossl.hub import cache as hub_cache
 from audiossl.hub import find as hub
-from audiossl.hub.cache import HubName
+from audiossl.hub.cache import HubName, sha256
 from audiossl.hub.config import ModelConfig, config_json
 
 pytest_plugins = ("modelfolders",)
@@ -119,7 +119,7 @@ def test_facts(folder: Path) -> None:
         "megabytes": 0.0,
         "licence": "MIT",
         "data": ["toys (CC0)", "more toys"],
-        "sha256": hub.sha256(folder / "model.safetensors"),
+        "sha256": sha256(folder / "model.safetensors"),
     }
     assert hub.describe(str(folder), details=True)["labels"] == ["cat", "dog"]
 
@@ -140,7 +140,7 @@ def test_the_digest_changes_with_weights_and_config(tmp_path: Path) -> None:
 
 def test_verify_compares_what_was_recorded(folder: Path) -> None:
     assert hub.verify(folder) == []
-    recorded = ModelConfig(**CONFIG, sha256=hub.sha256(folder / "model.safetensors"))
+    recorded = ModelConfig(**CONFIG, sha256=sha256(folder / "model.safetensors"))
     (folder / "config.json").write_text(config_json(recorded))
     assert hub.verify(folder) == ["model.safetensors"]
     flip(folder / "model.safetensors")

@@ -19,8 +19,8 @@ from torch import nn
 
 from audiossl import model, models
 from audiossl.errors import AudiosslError, ModelError, OutputError, UsageError
-from audiossl.hub import find as hub
-from audiossl.hub.config import ModelConfig
+from audiossl.hub.cache import sha256
+from audiossl.hub.config import ModelConfig, read_config
 from audiossl.model import Model, load, save_model
 
 CONFIG: dict[str, Any] = {
@@ -338,7 +338,7 @@ def test_a_folder_that_exists_is_written_over_whole(folder: Path) -> None:
 
 
 def test_the_recorded_sha256_is_that_of_the_file(folder: Path) -> None:
-    assert hub.read_config(folder).sha256 == hub.sha256(folder / "model.safetensors")
+    assert read_config(folder).sha256 == sha256(folder / "model.safetensors")
 
 
 def test_saving_a_loaded_model_again_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:

@@ -10,15 +10,14 @@ import pytest
 from modelfolders import CONFIG
 
 from audiossl.errors import ModelError
-from audiossl.hub import find as hub
-from audiossl.hub.config import ModelConfig, config_json, parse, read_json
+from audiossl.hub.config import ModelConfig, config_json, parse, read_config, read_json
 
 pytest_plugins = ("modelfolders",)
 
 
 def test_a_config_comes_back_as_it_was_written(folder: Path) -> None:
-    assert hub.read_config(folder) == ModelConfig(**CONFIG)
-    assert hub.read_config(folder).data == ["toys (CC0)", "more toys"]
+    assert read_config(folder) == ModelConfig(**CONFIG)
+    assert read_config(folder).data == ["toys (CC0)", "more toys"]
 
 
 @pytest.mark.parametrize(

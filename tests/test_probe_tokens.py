@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from parity_fill import fill, wave
 from torch import Tensor
 
+from audiossl import frontend
 from audiossl.evaluate import probes, tokens
 from audiossl.evaluate.probes import Goal, Settings, attentive, prototypical
 from audiossl.evaluate.probes.attentive import AttentivePooling
 from audiossl.evaluate.probes.prototypical import Prototypical
 from audiossl.evaluate.tokens import Tokens, TokenWriter
-from audiossl.frontend import fbank as frontend
 from audiossl.methods import supervised
 from audiossl.models.vit import ViT
 

@@ -23,7 +23,7 @@ from audiossl.engine import run_folder as run
 from audiossl.engine.distributed import Team
 from audiossl.engine.signals import ASKING, Stop
 from audiossl.errors import UsageError
-from audiossl.hub.find import sha256
+from audiossl.hub.cache import sha256
 from audiossl.recipe import loading as recipe
 
 pytest_plugins = ("tinyrun",)

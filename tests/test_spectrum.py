@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from audiossl.frontend import fbank as frontend
+from audiossl import frontend
 from audiossl.frontend.presets import PRESETS
 from audiossl.frontend.spectrum import MatrixSpectrum, Spectrum, for_graph, framed
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from audiossl.data.augment import mix_at_snr
 from audiossl.errors import RecipeError
-from audiossl.hub.find import ModelConfig
+from audiossl.hub.config import ModelConfig
 from audiossl.methods import supervised
 from audiossl.methods.supervised import Config, Method
 from audiossl.model import Model

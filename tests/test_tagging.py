@@ -17,7 +17,7 @@ import torch
 import audiossl
 from audiossl.audio import reading as audio
 from audiossl.errors import InputError, UsageError
-from audiossl.hub.find import ModelConfig
+from audiossl.hub.config import ModelConfig
 from audiossl.inference.tagging import Tagger, TagOptions
 from audiossl.model import Model
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import audiossl.output.annotations as label_tracks
-from audiossl.audio import reading as audio
+from audiossl.audio import writing
 from audiossl.output.annotations import Annotation
 from audiossl.output.records import ErrorRecord, Label, TagRecord, full_name
 from audiossl.output.writers import (
@@ -140,7 +140,7 @@ def test_raven_times_run_on_over_the_files() -> None:
 
 def heard(file: Path, rate: int, seconds: float, ends: float) -> list[Record]:
     """One window of a file that goes on behind it, as with a hop longer than the window."""
-    audio.write(file, np.zeros(round(seconds * rate)), rate)
+    writing.write(file, np.zeros(round(seconds * rate)), rate)
     return [TagRecord(str(file), 0.0, ends, (DOG,), "m").to_dict()]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-
 from audiossl.audio.formats import FFMPEG_PIPE
 from audiossl.audio.sources import Readable
 from audiossl.errors import InputError
@@ -60,7 +58,7 @@ def sniff(file: Readable) -> str:
     if not head:
         raise InputError("no data", code="empty")
     tagged = head[:3] == b"ID3" and len(head) >= 10
-    if tagged and not (head := _behind_id3(file, head)):
+    if tagged and not (head := behind_id3(file, head)):
         raise InputError("an ID3 tag and nothing behind it", code="corrupt")
     file.seek(0)
     if kind := _riff(head) or _magic(head) or _mpeg(head):
@@ -99,7 +97,7 @@ def _mpeg(head: bytes) -> str | None:
     return "MP3" if version != 1 and layer != 0 and bitrate != 15 and rate != 3 else None
 
 
-def _behind_id3(file: Readable, head: bytes) -> bytes:
+def behind_id3(file: Readable, head: bytes) -> bytes:
     """The first bytes behind an ID3v2 tag; its length is 4 x 7 bits, without its own 10 bytes."""
     size = 10 + sum((head[6 + index] & 0x7F) << 7 * (3 - index) for index in range(4))
     file.seek(size)
@@ -118,23 +116,3 @@ def _what_instead(head: bytes) -> str:
     if not any(head):
         return "only zeros where a header should be: not audio, or a download that never came"
     return f"not an audio format known here; {FFMPEG_PIPE} may read it"
-
-
-def mp3_frames(file: Readable) -> int | None:
-    """Frames of MPEG audio that a Xing or Info header counts; None without one. `file` is rewound.
-
-    libsndfile guesses the length of an MP3 without it from the first frames, and stops there.
-    """
-    head = file.read(HEAD_BYTES)
-    if head[:3] == b"ID3" and len(head) >= 10:
-        head = _behind_id3(file, head)
-    file.seek(0)
-    if len(head) < 4:
-        return None
-    mono, first_version = head[3] >> 6 == 3, head[1] >> 3 & 3 == 3
-    side = (17 if mono else 32) if first_version else (9 if mono else 17)
-    at = 4 + side + (0 if head[1] & 1 else 2)  # a checksum follows the header of a guarded frame
-    if head[at : at + 4] not in (b"Xing", b"Info") or len(head) < at + 12:
-        return None
-    flags, frames = struct.unpack(">II", head[at + 4 : at + 12])
-    return frames if flags & 1 and frames else None

@@ -6,6 +6,9 @@ frame, which is shorter than its own header says. A cut between two frames canno
 
 from __future__ import annotations
 
+import struct
+
+from audiossl.audio.containers import HEAD_BYTES, behind_id3
 from audiossl.audio.sources import Readable
 from audiossl.errors import InputError
 
@@ -65,3 +68,23 @@ def frame_bytes(header: bytes | bytearray) -> int:
         return 4 * (12 * bits // hertz + padding)
     samples = 576 if layer == 3 and version != 3 else 1152
     return samples // 8 * bits // hertz + padding
+
+
+def mp3_frames(file: Readable) -> int | None:
+    """Frames of MPEG audio that a Xing or Info header counts; None without one. `file` is rewound.
+
+    libsndfile guesses the length of an MP3 without it from the first frames, and stops there.
+    """
+    head = file.read(HEAD_BYTES)
+    if head[:3] == b"ID3" and len(head) >= 10:
+        head = behind_id3(file, head)
+    file.seek(0)
+    if len(head) < 4:
+        return None
+    mono, first_version = head[3] >> 6 == 3, head[1] >> 3 & 3 == 3
+    side = (17 if mono else 32) if first_version else (9 if mono else 17)
+    at = 4 + side + (0 if head[1] & 1 else 2)  # a checksum follows the header of a guarded frame
+    if head[at : at + 4] not in (b"Xing", b"Info") or len(head) < at + 12:
+        return None
+    flags, frames = struct.unpack(">II", head[at + 4 : at + 12])
+    return frames if flags & 1 and frames else None

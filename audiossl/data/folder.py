@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from audiossl.audio.names import SUFFIXES
 from audiossl.data.manifest import Row
 from audiossl.errors import UsageError
-from audiossl.pipeline.inputs import SUFFIXES
 
 
 def read(folder: Path) -> list[Row]:

@@ -31,8 +31,8 @@ from pathlib import Path
 
 import numpy as np
 
+from audiossl.audio.names import SUFFIXES
 from audiossl.errors import UsageError
-from audiossl.pipeline.inputs import SUFFIXES
 
 COLUMNS = ("path", "start", "end", "labels", "known", "fold", "group", "split")
 SEPARATOR = ";"

@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from audiossl.atomic import atomic_write, sync
+from audiossl.audio.names import SUFFIXES
 from audiossl.data.manifest import COLUMNS, Member, Row
 from audiossl.data.tar_index import SUFFIX as INDEX
 from audiossl.data.tar_index import Slice, index
 from audiossl.errors import InputError, OutputError, UsageError
-from audiossl.pipeline.inputs import SUFFIXES
 
 TAR = ".tar"
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")

@@ -32,13 +32,14 @@ import numpy as np
 import torch
 
 import audiossl
+from audiossl import frontend as frontends
 from audiossl.atomic import atomic_write
 from audiossl.audio.sources import unreadable
 from audiossl.audio.windows import windows
 from audiossl.data.clip import clip_blocks, clip_seconds, fill
 from audiossl.data.manifest import Row
 from audiossl.errors import InputError, OutputError, RecipeError
-from audiossl.frontend import fbank as frontends
+from audiossl.frontend.spectrogram import Frontend
 from audiossl.hub import cache as hub_cache
 
 VERSION = 1  # of what is kept on disk
@@ -73,7 +74,7 @@ class Features:
         config = self.frontend.config()
         config.pop("preset", None)  # only a name for the rest
         self.sliced = frontends.build({**config, "samples": None})
-        self.tied = self._tied(config)
+        self.cut_dependent = self._cut_dependent(config)
         self.facts = [VERSION, audiossl.__version__, config]
         self.folder = Path(folder).expanduser() if folder else hub_cache.root() / FOLDER
         self.silent = _log_mel(self.frontend, np.zeros(samples, np.float32))
@@ -84,7 +85,7 @@ class Features:
         to a whole frame. Raises RecipeError as `check` does."""
         facts = self._facts(row)
         one, whole = _name(facts, "crop", self.samples, self.short), _name(facts, "whole")
-        kept = None if self.tied else self._read(whole)
+        kept = None if self.cut_dependent else self._read(whole)
         if kept is None or kept.samples < self.least:
             kept = self._read(one) or self._compute(row, one, whole)
         first = 0
@@ -104,9 +105,9 @@ class Features:
         return self._finished(self.silent)
 
     def check(self, rows: Sequence[Row]) -> None:
-        """Raise RecipeError when a frame hangs on where the wave was cut (`frontend.tied`) and a
-        clip has more crops than one: these are not parts of its frames."""
-        if self.tied is None:
+        """Raise RecipeError when a frame depends on where the wave was cut and a clip has several
+        crops: the frames of these are not part of the whole clip's."""
+        if self.cut_dependent is None:
             return
 
         def seconds(row: Row) -> float:
@@ -120,22 +121,22 @@ class Features:
                     raise self._refusal(row)
 
     def _refusal(self, row: Row) -> RecipeError:
-        value = self.facts[-1][self.tied]
+        value = self.facts[-1][self.cut_dependent]
         return RecipeError(
-            f"recipe data.cache: features, but with model.frontend.{self.tied} {value!r} the frames"
-            f" of a crop are not part of a longer clip's, such as {row.name}: give crop_seconds"
-            f" that hold any clip ({self.samples / self.rate:g} now), or set data.cache to none or"
-            " memory"
+            f"recipe data.cache: features, but with model.frontend.{self.cut_dependent} {value!r}"
+            f" the frames of a crop are not part of a longer clip's, such as {row.name}: give"
+            f" crop_seconds that hold any clip ({self.samples / self.rate:g} now), or set data.cache to none"
+            " or memory"
         )
 
-    def _tied(self, config: dict[str, Any]) -> str | None:
+    def _cut_dependent(self, config: dict[str, Any]) -> str | None:
         """The frontend's argument for which the frames of a crop are not part of the clip's."""
         front, cut = self.frontend, config["samples"]
         if cut is not None and cut > self.samples:
             return "samples"
         if not front.hop <= front.span <= self.samples:
             return "window"
-        return front.tied
+        return front.cut_dependent
 
     def _facts(self, row: Row) -> str:
         """All that the frames of a row hang on."""
@@ -153,7 +154,7 @@ class Features:
         while len(first) < self.least and (block := next(blocks, None)) is not None:
             first = np.concatenate((first, block))
         if len(first) >= self.least:
-            if self.tied is not None:
+            if self.cut_dependent is not None:
                 raise self._refusal(row)
             return self._write(whole, self._slices(chain([first], blocks)))
         wave = fill(first[: self.samples], self.samples, self.short)
@@ -235,7 +236,7 @@ def _name(*facts: object) -> str:
 
 
 @torch.inference_mode()
-def _log_mel(frontend: frontends.Fbank | frontends.LogMel, wave: np.ndarray) -> np.ndarray:
+def _log_mel(frontend: Frontend, wave: np.ndarray) -> np.ndarray:
     """wave: (samples,) -> (frames, mel) float16. On one thread, as in any worker: the last bits may
     hang on their number."""
     threads = torch.get_num_threads()

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from audiossl.audio.names import SUFFIXES
 from audiossl.errors import AudiosslError, InputError, OutputError
-from audiossl.pipeline.inputs import SUFFIXES
 
 BLOCK = 512  # bytes: what a tar file consists of
 MAX_JSON = 1 << 20  # bytes of one clip's description, and of a header's long name

@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 from audiossl.atomic import atomic_write, sync
 from audiossl.engine.parallel import assembled, sharded_like
 from audiossl.errors import ModelError, OutputError
-from audiossl.hub.find import sha256
+from audiossl.hub.cache import sha256
 
 TENSORS, FACTS, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 PREFIX, UNFINISHED = "step-", ".tmp"

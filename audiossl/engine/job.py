@@ -19,7 +19,7 @@ from audiossl.data.manifest import Row
 from audiossl.data.spectrogram_cache import Features
 from audiossl.engine.blocks import set_checkpointing
 from audiossl.errors import ModelError, RecipeError
-from audiossl.hub.find import ModelConfig
+from audiossl.hub.config import ModelConfig
 from audiossl.model import Model, load
 from audiossl.recipe.loading import Recipe
 

@@ -27,9 +27,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from audiossl import frontend as frontends
 from audiossl import labels, models
 from audiossl.errors import AudiosslError, ModelError
-from audiossl.frontend import fbank as frontends
 from audiossl.hub import pickles
 from audiossl.hub.config import ModelConfig, config_json, parse, read_json, refuse_code
 from audiossl.hub.pickles import one_line

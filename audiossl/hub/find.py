@@ -17,33 +17,12 @@ from audiossl.errors import ModelError
 from audiossl.frontend.presets import PRESETS
 from audiossl.hub import cache as hub_cache
 from audiossl.hub.cache import sha256
-from audiossl.hub.config import CONFIG, FORMAT, ModelConfig, config_json, parse, read_config
-
-__all__ = [
-    "CARD",
-    "CONFIG",
-    "DEFAULTS",
-    "FORMAT",
-    "PRETRAINED",
-    "WEIGHTS",
-    "ModelConfig",
-    "config_json",
-    "describe",
-    "digest",
-    "embedded",
-    "here",
-    "look_over",
-    "named",
-    "parse",
-    "read_config",
-    "resolve",
-    "sha256",
-    "verify",
-]
+from audiossl.hub.config import CONFIG, ModelConfig, read_config
 
 log = logging.getLogger("audiossl")
 
-WEIGHTS, CARD = "model.safetensors", "README.md"
+WEIGHTS = "model.safetensors"
+CARD = "README.md"
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 # The embedded model that answers when --model is not given.
 DEFAULTS = {"tag": "tagger", "embed": "tagger"}

@@ -26,6 +26,8 @@ from audiossl.atomic import atomic_write
 from audiossl.errors import ModelError, UsageError
 from audiossl.frontend.spectrum import for_graph
 from audiossl.hub import find as hub
+from audiossl.hub.cache import sha256
+from audiossl.hub.config import read_config
 from audiossl.hub.find import WEIGHTS
 from audiossl.inference import graph
 from audiossl.inference.graph import EMBEDDING, PREFIX, SCORES, WAVE
@@ -67,7 +69,7 @@ def export(name: str, out: Path | None = None) -> tuple[Path, str]:
             raise UsageError(f"exporting needs {package}: pip install 'audiossl-toolkit[export]'")
     folder = hub.resolve(name)
     out = folder / graph.GRAPH if out is None else out
-    architecture = hub.read_config(folder).architecture["name"]
+    architecture = read_config(folder).architecture["name"]
     if architecture in REFUSED:
         raise ModelError(f"{name} cannot be exported: {REFUSED[architecture]}")
     if (folder / WEIGHTS).stat().st_size > MOST_BYTES:
@@ -78,7 +80,7 @@ def export(name: str, out: Path | None = None) -> tuple[Path, str]:
     session = graph.open_session(program.SerializeToString(), out)
     _compare(model, session, size, varying)
     least, most = _reach(model, session, size) if varying == VARYING[0] else (size, size)
-    facts = graph.facts_of(model.config, model.config.sha256 or hub.sha256(folder / WEIGHTS)) | {
+    facts = graph.facts_of(model.config, model.config.sha256 or sha256(folder / WEIGHTS)) | {
         "model": model.name,
         "rate": str(model.rate),
         "longest": "" if model.longest is None else str(model.longest),

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from audiossl.errors import ModelError
-from audiossl.hub import find as hub
-from audiossl.hub.find import CONFIG, WEIGHTS, ModelConfig
+from audiossl.hub.cache import sha256
+from audiossl.hub.config import CONFIG, ModelConfig, read_config
+from audiossl.hub.find import WEIGHTS
 
 GRAPH = "model.onnx"
 # Of the metadata: raised when an old reader would misread a new file, and when what this program
@@ -103,7 +104,7 @@ def load(folder: Path, otherwise: Otherwise | None = None) -> Graph:
         raise NoGraph(f"{folder} holds no {GRAPH}: run `audiossl models export {folder} --onnx`")
     if importlib.util.find_spec("onnxruntime") is None:
         raise NoGraph(NEEDS)
-    config = hub.read_config(folder)
+    config = read_config(folder)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -113,7 +114,7 @@ def load(folder: Path, otherwise: Otherwise | None = None) -> Graph:
     session = open_session(data, path)
     stored = session.get_modelmeta().custom_metadata_map
     facts = {key.removeprefix(PREFIX): value for key, value in stored.items()}
-    _check(path, facts, config, config.sha256 or hub.sha256(folder / WEIGHTS))
+    _check(path, facts, config, config.sha256 or sha256(folder / WEIGHTS))
     try:
         return Graph(config, session, facts, otherwise)
     except (KeyError, ValueError) as error:

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import audiossl.output.annotations as label_tracks
 from audiossl.atomic import atomic_write
+from audiossl.audio.names import STDIN
 from audiossl.errors import InputError
 from audiossl.output.annotations import Annotation
 from audiossl.output.records import decimals, full_name
-from audiossl.pipeline.inputs import STDIN
 
 if TYPE_CHECKING:
     from audiossl.audio.formats import AudioInfo

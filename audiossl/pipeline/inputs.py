@@ -12,12 +12,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from audiossl.audio.names import STDIN, SUFFIXES
 from audiossl.errors import InputError, UsageError
 
-STDIN = "-"
-AUDIO = "wav wave flac ogg oga opus mp3 aif aiff aifc au snd caf w64 rf64 bwf"
-VIDEO = "m4a m4b aac mp4 m4v mov mkv webm avi wma amr 3gp"  # opened by the [video] extra
-SUFFIXES = frozenset(f".{name}" for name in f"{AUDIO} {VIDEO}".split())
 MAX_NAME_BYTES = 1 << 20  # of one name in a list: a longer "name" is a file that is no list
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from audiossl.frontend import fbank as frontend
+from audiossl import frontend
 from audiossl.hub.config import ModelConfig
 from audiossl.model import Model, save_model
 

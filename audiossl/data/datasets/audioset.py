@@ -21,10 +21,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from audiossl import labels
+from audiossl.audio.names import SUFFIXES
 from audiossl.data.datasets.dataset import Dataset, records, table
 from audiossl.data.manifest import Row
 from audiossl.errors import UsageError
-from audiossl.pipeline.inputs import SUFFIXES
 
 PARTS = {"balanced_train": "train", "unbalanced_train": "train", "eval": "test"}
 COLUMNS = ("YTID", "start_seconds", "end_seconds", "positive_labels")

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from audiossl.audio.names import SUFFIXES
 from audiossl.data import manifest
 from audiossl.data.datasets.dataset import Dataset
 from audiossl.data.manifest import SHOWN, Row
 from audiossl.errors import InputError
-from audiossl.pipeline.inputs import SUFFIXES
 
 SAME, DIFFERS = "as published", "differs"
 
