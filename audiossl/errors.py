@@ -3,6 +3,8 @@
 A message names the cause and the way out, never the file: who knows the file puts it in front.
 """
 
+from collections.abc import Iterable
+
 EXIT_OK = 0
 EXIT_BUG = 1  # anything that is not an AudiosslError; a traceback only with --debug
 EXIT_USAGE = 2  # wrong option, recipe or query
@@ -65,3 +67,26 @@ class OutputError(AudiosslError):
 
     exit_code = EXIT_OUTPUT
     default_code = "output"
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known name that a misspelt word is most like; None: it is like none."""
+    import difflib
+
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def near(word: str, known: Iterable[str], otherwise: str | None = None) -> str:
+    """` (did you mean 'lr'?)`; if nothing known is like it ` (otherwise)`, by default the list."""
+    names = list(known)
+    found = nearest(word, names)
+    if found is not None:
+        return f" (did you mean {found!r}?)"
+    otherwise = f"one of: {', '.join(names)}" if otherwise is None else otherwise
+    return f" ({otherwise})" if otherwise else ""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, without what follows its first line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

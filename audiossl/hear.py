@@ -28,9 +28,11 @@ import torch
 from torch import Tensor, nn
 
 from audiossl.audio.reading import QUALITY
+from audiossl.device import pick_device
 from audiossl.errors import InputError, UsageError
 from audiossl.hub import find as hub
-from audiossl.model import Model, load, pick_device
+from audiossl.hub import folder
+from audiossl.model import Model, load
 
 RATES = (16000, 22050, 32000, 44100, 48000)  # Hz: HEAR's tasks come at these
 HOP = Fraction(1, 20)  # seconds between timestamps: HEAR's onsets have a tolerance of 50 ms
@@ -162,7 +164,7 @@ def load_model(
     mode: see HearModel. Raises ModelError on a model that cannot be loaded, UsageError.
     """
     name = str(model_file_path) or hub.DEFAULTS["embed"]
-    if Path(name).name == hub.WEIGHTS:
+    if Path(name).name == folder.WEIGHTS:
         name = str(Path(name).parent)
     return HearModel(load(name, pick_device(device)), mode).eval()
 

@@ -8,28 +8,24 @@ no data, and compared with the file's header.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from audiossl import frontend as frontends
-from audiossl import models
-from audiossl.atomic import atomic_write
-from audiossl.errors import ModelError, OutputError, UsageError
+from audiossl.errors import ModelError, first_line
 from audiossl.hub import find as hub
-from audiossl.hub.config import CONFIG, ModelConfig, config_json, read_config
-from audiossl.hub.find import CARD, WEIGHTS
-from audiossl.models.parts.layers import build_head
+from audiossl.hub import folder as hub_folder
+from audiossl.hub.config import CONFIG, ModelConfig, read_config
+from audiossl.hub.folder import WEIGHTS
+from audiossl.hub.writing import write_folder
+from audiossl.models.parts import assembly
 
 PARTS = ("encoder.", "head.")  # what the names of stored tensors begin with
 FLOATS = ("F64", "F32", "F16", "BF16")  # read into float32
@@ -48,10 +44,8 @@ class Model(nn.Module):
         super().__init__()
         self.config = config
         self.frontend = frontends.build(config.frontend)
-        arguments = dict(hub.named(config.architecture, "architecture"))
         with torch.device("meta") if empty else contextlib.nullcontext():
-            self.encoder = models.build(arguments.pop("name"), **arguments)
-            self.head = build_head(int(self.encoder.dim), config.head) if config.head else None  # type: ignore[arg-type]
+            self.encoder, self.head = assembly.build(config.architecture, config.head)
 
     @property
     def rate(self) -> int:
@@ -117,7 +111,7 @@ def load(name: str = hub.DEFAULTS["tag"], device: str = "cpu") -> Model:
     a download cannot be written.
     """
     folder = hub.resolve(name)
-    hub.verify(folder)
+    hub_folder.verify(folder)
     config, path = read_config(folder), folder / WEIGHTS
     try:
         with safe_open(path, framework="pt") as file:
@@ -133,56 +127,6 @@ def load(name: str = hub.DEFAULTS["tag"], device: str = "cpu") -> Model:
 def save_model(model: Model, folder: Path, card: str | None = None) -> None:
     """Write `model` to `folder`, each file under its name only when it is whole."""
     write_folder(_weights(model), model.config, folder, card)
-
-
-def write_folder(
-    tensors: Mapping[str, Tensor], config: ModelConfig, folder: Path, card: str | None = None
-) -> None:
-    """Write a model folder whose config names the sha256 of its weights. Raises OutputError.
-
-    tensors: `encoder.*` and `head.*`.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: {error.strerror}") from error
-    weights = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
-    config = replace(config, sha256=hashlib.sha256(weights).hexdigest())
-    with atomic_write(folder / WEIGHTS, needed=len(weights)) as file:
-        file.write(weights)
-        file.flush()
-        os.fsync(file.fileno())
-        # Both are on the disk before either gets its name: a crash between the two renamings would
-        # leave a pair that does not match, so nothing slow stands there.
-        with atomic_write(folder / CONFIG) as described:
-            described.write(config_json(config).encode("utf-8"))
-    if card is not None:
-        with atomic_write(folder / CARD) as file:
-            file.write(card.encode("utf-8"))
-
-
-def pick_device(name: str, threads: int | None = None) -> str:
-    """`auto`, or a device by name -> one that is there. Raises UsageError.
-
-    `threads`: of torch inside one operation (CPU); results do not depend on the number of workers
-    only when this does not either.
-    """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    if name == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:  # with pages about the insides of torch
-        raise UsageError(f"--device {name}: not here: there is {', '.join(_devices())}") from error
-    return name
-
-
-def _devices() -> list[str]:
-    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    return ["cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
 
 
 def parameters(model: nn.Module) -> int:
@@ -205,7 +149,7 @@ def _blaming(path: Path) -> Iterator[None]:
             message if str(path.parent) in message else f"{path}: {message}"
         ) from error
     except Exception as error:  # arguments of any value reach the builders: anything may come back
-        reason = (str(error).splitlines() or [""])[0]
+        reason = first_line(error)
         raise ModelError(f"{path}: {type(error).__name__}: {reason}") from error
 
 

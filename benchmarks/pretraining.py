@@ -184,8 +184,8 @@ def train(recipe: str, folder: Path, *overrides: str) -> None:
 
 def digests(asked: Any) -> str:
     """What the tables of a recipe and the model it starts from hold, in a line each."""
-    from audiossl.hub.cache import sha256
-    from audiossl.hub.find import WEIGHTS
+    from audiossl.caches import sha256
+    from audiossl.hub.folder import WEIGHTS
 
     files = [asked.data.train, asked.data.valid]
     if asked.model.from_:

@@ -7,6 +7,7 @@ from typing import Any, BinaryIO
 
 import click
 
+from audiossl.hub import facts
 from audiossl.pipeline.inputs import Input, Shard
 
 from . import options
@@ -101,9 +102,8 @@ def run(
     from concurrent.futures import ThreadPoolExecutor
     from functools import partial
 
-    from audiossl.hub import find as hub
+    from audiossl.device import pick_device
     from audiossl.inference.embedding import Embedder, EmbedOptions
-    from audiossl.model import pick_device
     from audiossl.output import arrays
     from audiossl.output.writers import EMBED_TEXTS
 
@@ -127,7 +127,7 @@ def run(
         }
         settings = {
             "embed": embedding,
-            "model": hub.digest(how.model),
+            "model": facts.digest(how.model),
             "reading": reading,
             "device": device.partition(":")[0],
         }

@@ -74,8 +74,8 @@ def run(
         if first:
             preview(recipe)
         return
+    from audiossl.device import pick_device
     from audiossl.engine import log, train
-    from audiossl.model import pick_device
 
     result = train.fit(
         recipe,

@@ -103,10 +103,8 @@ class LazyGroup(click.Group):
 
 def with_suggestion(error: click.UsageError, word: str, known: list[str]) -> click.UsageError:
     """The same error, with the nearest known name."""
-    import difflib
-
-    near = difflib.get_close_matches(word, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    near = errors.nearest(word, known)
+    hint = f" Did you mean {near!r}?" if near else ""
     return click.UsageError(error.message + hint, error.ctx)
 
 

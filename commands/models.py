@@ -8,6 +8,9 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from audiossl.hub import facts as hub_facts
+from audiossl.hub import folder as hub_folder
+
 from . import options
 from .listing import LISTED, in_words, say, say_table
 from .main import say_error
@@ -49,7 +52,7 @@ def ls(format_: str, quiet: bool) -> None:
     rows = []
     for name in hub.here():
         try:
-            rows.append(hub.describe(name))
+            rows.append(hub_facts.describe(name))
         except ModelError as error:
             rows.append({"name": name, "error": error.message})
     if say(rows, format_):
@@ -70,7 +73,7 @@ def show(name: str, labels: bool, format_: str, quiet: bool) -> None:
     from audiossl.hub import find as hub
     from audiossl.inference import graph
 
-    facts = hub.describe(name, details=True)
+    facts = hub_facts.describe(name, details=True)
     facts["graph"] = graph.state(hub.resolve(name, download=False))
     if labels:
         click.echo("\n".join(facts["labels"]))
@@ -93,7 +96,6 @@ def pull(name: str, quiet: bool) -> None:
     import os
 
     from audiossl.hub import cache as hub_cache
-    from audiossl.hub import find as hub
     from audiossl.hub.download import obtain
 
     if quiet:
@@ -101,7 +103,7 @@ def pull(name: str, quiet: bool) -> None:
         logging.getLogger("audiossl").setLevel(logging.ERROR)
     folder = obtain(hub_cache.parse(name), refresh=True)
     if not quiet:
-        facts = hub.describe(name)
+        facts = hub_facts.describe(name)
         say = f"{facts['megabytes']} MB, licence {facts['licence'] or 'unknown'}"
         click.echo(f"audiossl: {name} is commit {facts['commit']}: {say}", err=True)
     click.echo(folder)
@@ -132,7 +134,7 @@ def verify(names: tuple[str, ...], format_: str, quiet: bool) -> int:
     rows: list[dict[str, Any]] = []
     for name in names or hub.here():
         try:
-            checked = hub.verify(hub.resolve(name, download=False))
+            checked = hub_folder.verify(hub.resolve(name, download=False))
             rows.append({"name": name, "ok": True, "checked": checked})
         except ModelError as error:
             rows.append({"name": name, "ok": False, "error": error.message})

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from audiossl.hub import facts
+
 from . import options
 
 PROBES = ("knn", "linear", "ridge", "mlp", "attentive", "prototypical")
@@ -174,9 +176,9 @@ def run(
 ) -> int:
     """Evaluate, write the records and the page; the exit code."""
     from audiossl import errors
+    from audiossl.device import pick_device
     from audiossl.evaluate import probe, probes, projection
-    from audiossl.hub import find as hub
-    from audiossl.model import load, pick_device
+    from audiossl.model import load
 
     from . import output
 
@@ -186,7 +188,7 @@ def run(
     chosen = probe.Options(settings=probes.Settings(**own), **values)
     name, rows = probe.read_data(data, root)
     loaded = load(model, pick_device(device, threads=1))
-    keeping = {"digest": hub.digest(model), "cache": cache, "pooled": bool(report)}
+    keeping = {"digest": facts.digest(model), "cache": cache, "pooled": bool(report)}
     with output.progress_line(quiet, "probed") as progress:
         keeping |= {"jobs": jobs or options.cores(), "progress": progress}
         with probe.opened(loaded, rows, chosen, name, **keeping) as evaluation:

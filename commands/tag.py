@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 import click
 
+from audiossl.hub import facts
 from audiossl.output.records import TagRecord
 from audiossl.pipeline.inputs import Input
 
@@ -131,7 +132,6 @@ def run(
     """Load the model, tag every input, write the records; the exit code."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from audiossl.hub import find as hub
     from audiossl.inference import network
     from audiossl.inference.tagging import Tagger, TagOptions
     from audiossl.output.writers import FORMATS as TEXTS
@@ -152,7 +152,7 @@ def run(
         tagging = TagOptions(labels=chosen, **values)
         settings = {
             "tag": tagging,
-            "model": hub.digest(how.model),
+            "model": facts.digest(how.model),
             "backend": f"{model.backend} int8" if int8 else model.backend,
             "reading": reading,
         }

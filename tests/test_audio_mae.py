@@ -34,7 +34,7 @@ from test_ast import PARITY, assert_as_stored, assert_tokens
 from torch import Tensor
 
 from audiossl.errors import ModelError
-from audiossl.hub import convert
+from audiossl.hub import checkpoint_files, convert
 from audiossl.methods.audio_mae import Config, Method, reconstruct
 from audiossl.methods.parts.masking import grid_mask, random_mask
 from audiossl.model import Model
@@ -206,7 +206,7 @@ def test_timm_has_the_same_names(tmp_path: Path) -> None:
     save_file(fine_tuned(), tmp_path / "model.safetensors")
     config = {"architecture": "vit_base_patch16_224", "num_classes": 50, "global_pool": "avg"}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    done = convert.convert(convert.read(tmp_path, overrides=HEADS))
+    done = convert.convert(checkpoint_files.read(tmp_path, overrides=HEADS))
     expected = convert.convert(Checkpoint(fine_tuned(), overrides=HEADS))
     assert done.config == expected.config
     assert all(torch.equal(done.tensors[name], expected.tensors[name]) for name in done.tensors)

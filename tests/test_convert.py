@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from audiossl import models
 from audiossl.errors import ModelError
-from audiossl.hub import convert, pickles
+from audiossl.hub import checkpoint_files, convert, pickles
 from audiossl.models.parts.layers import build_head
 from audiossl.models.parts.published import Checkpoint
 
@@ -213,7 +213,7 @@ def test_containers_of_training_scripts(tmp_path, monkeypatch, wrap, new):
     monkeypatch.setattr(pickles, "read", lambda path: pickles.unpickle(str(path)))
     path = tmp_path / "last.ckpt"
     torch.save(wrap(original()), path, _use_new_zipfile_serialization=new)
-    tensors = convert.read(path, allow_pickles=True).tensors
+    tensors = checkpoint_files.read(path, allow_pickles=True).tensors
     assert list(tensors) == list(original())
     assert all(value.dtype == torch.float32 for value in tensors.values())
     assert all(torch.equal(value, original()[name]) for name, value in tensors.items())
@@ -230,19 +230,19 @@ def shards(folder: Path) -> None:
 
 def test_shards_and_their_order_of_preference(tmp_path):
     shards(tmp_path)
-    assert set(convert.read(tmp_path).tensors) == set(original())
+    assert set(checkpoint_files.read(tmp_path).tensors) == set(original())
     (tmp_path / "b.safetensors").unlink()
     with pytest.raises(ModelError, match=r"b.safetensors: missing"):
-        convert.read(tmp_path)
+        checkpoint_files.read(tmp_path)
     save_file({"only": torch.zeros(1)}, tmp_path / "model.safetensors")
-    assert list(convert.read(tmp_path).tensors) == ["only"]
+    assert list(checkpoint_files.read(tmp_path).tensors) == ["only"]
 
 
 def test_a_tensor_in_two_shards_is_refused(tmp_path):
     shards(tmp_path)
     save_file(original(), tmp_path / "b.safetensors")
     with pytest.raises(ModelError, match="also in another part"):
-        convert.read(tmp_path)
+        checkpoint_files.read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_an_index_cannot_name_a_file_elsewhere(tmp_path, name, index):
         save_file({"secret": torch.zeros(1)}, tmp_path / f"x.{suffix}")
     (folder / index).write_text(json.dumps({"weight_map": {"secret": name}}))
     with pytest.raises(ModelError, match="refused"):
-        convert.read(folder, allow_pickles=True)
+        checkpoint_files.read(folder, allow_pickles=True)
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_an_index_cannot_name_a_file_elsewhere(tmp_path, name, index):
 def test_a_broken_index(tmp_path, text):
     (tmp_path / "model.safetensors.index.json").write_text(text, encoding="latin-1")
     with pytest.raises(ModelError):
-        convert.read(tmp_path)
+        checkpoint_files.read(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
@@ -303,29 +303,29 @@ def test_a_checkpoint_that_asks_for_code_of_its_own(tmp_path, name):
 
 def test_what_is_no_checkpoint(tmp_path):
     with pytest.raises(ModelError, match="no such"):
-        convert.read(tmp_path / "absent")
+        checkpoint_files.read(tmp_path / "absent")
     with pytest.raises(ModelError, match="no weights"):
-        convert.read(tmp_path)
+        checkpoint_files.read(tmp_path)
     (tmp_path / "readme.txt").write_text("hello")
     with pytest.raises(ModelError, match="not a checkpoint"):
-        convert.read(tmp_path / "readme.txt")
+        checkpoint_files.read(tmp_path / "readme.txt")
     os.mkfifo(tmp_path / "pipe.safetensors")
     with pytest.raises(ModelError, match="no such"):
-        convert.read(tmp_path / "pipe.safetensors")
+        checkpoint_files.read(tmp_path / "pipe.safetensors")
     (tmp_path / "pipe.safetensors").unlink()
     for name in ("a.pth", "b.ckpt"):
         torch.save(original(), tmp_path / name)
     with pytest.raises(ModelError, match="2 weight files"):
-        convert.read(tmp_path)
+        checkpoint_files.read(tmp_path)
     save_file({}, tmp_path / "empty.safetensors")
     with pytest.raises(ModelError, match="no tensors"):
-        convert.read(tmp_path / "empty.safetensors")
+        checkpoint_files.read(tmp_path / "empty.safetensors")
 
 
 def test_pickles_only_on_request(tmp_path):
     torch.save(original(), tmp_path / "a.pth")
     with pytest.raises(ModelError, match="audiossl models convert"):
-        convert.read(tmp_path / "a.pth")
+        checkpoint_files.read(tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -334,7 +334,7 @@ def test_weights_must_be_finite(tmp_path, value):
     tensors["v.norm.bias"][3] = value
     save_file(tensors, tmp_path / "a.safetensors")
     with pytest.raises(ModelError, match=r"v.norm.bias holds NaN or infinity"):
-        convert.read(tmp_path / "a.safetensors")
+        checkpoint_files.read(tmp_path / "a.safetensors")
 
 
 # --- malformed safetensors ------------------------------------------------------------------------
@@ -390,7 +390,7 @@ MALFORMED = {
 
 def test_the_generator_of_malformed_files_can_make_a_good_one(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(GOOD)
-    assert torch.equal(convert.read(tmp_path).tensors["a"], torch.zeros(2))
+    assert torch.equal(checkpoint_files.read(tmp_path).tensors["a"], torch.zeros(2))
 
 
 @pytest.mark.parametrize("kind", MALFORMED)

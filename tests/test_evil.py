@@ -16,7 +16,9 @@ import pytest
 import soundfile
 
 from audiossl.errors import ModelError
+from audiossl.hub import facts
 from audiossl.hub import find as hub
+from audiossl.hub import folder as hub_folder
 
 pytest_plugins = ("modelfolders",)
 
@@ -67,9 +69,9 @@ PLACES: dict[str, Callable[[str, Path], int]] = {
     "audiossl.load": through_python(load),
     "Tagger.load": through_python(tagger),
     "hub.resolve": through_python(hub.resolve),
-    "hub.describe": through_python(hub.describe),
-    "hub.digest": through_python(hub.digest),
-    "hub.verify": through_python(lambda path: hub.verify(Path(path))),
+    "hub.describe": through_python(facts.describe),
+    "hub.digest": through_python(facts.digest),
+    "hub.verify": through_python(lambda path: hub_folder.verify(Path(path))),
     "models show": lambda path, tmp: run_command("models", "show", path),
     "models show --labels": lambda path, tmp: run_command("models", "show", path, "--labels"),
     "models path": lambda path, tmp: run_command("models", "path", path),

@@ -18,10 +18,10 @@ from click.testing import CliRunner
 
 from audiossl import diagnosis
 from audiossl.audio import reading as audio
+from audiossl.caches import sha256
 from audiossl.commands.models import command
 from audiossl.errors import ModelError, OutputError, UsageError
 from audiossl.frontend.presets import PRESETS
-from audiossl.hub.cache import sha256
 from audiossl.hub.config import ModelConfig, read_config
 from audiossl.inference import export, graph
 from audiossl.inference.graph import GRAPH

@@ -290,7 +290,7 @@ def test_an_argument_beside_the_preset_wins_and_is_recorded() -> None:
     ("config", "message"),
     [
         ({"preset": "bird-mae"}, r"frontend preset: 'bird-mae' is not known \(did you mean 'bird_"),
-        ({}, r"frontend name: None is not known \(one of fbank, logmel\)"),
+        ({}, r"frontend name: None is not known \(one of: fbank, logmel\)"),
         ({"name": "fbanks"}, "did you mean 'fbank'"),
         (
             {"name": "fbank", "mel": 64},
@@ -304,7 +304,7 @@ def test_an_argument_beside_the_preset_wins_and_is_recorded() -> None:
         ({"name": "fbank", "rate": 50}, "frontend hop: must be above 0"),
         ({"name": "fbank", "floor": float("nan")}, "frontend floor: must be above 0, got nan"),
         ({"name": "fbank", "scale": 0.0}, "frontend scale: must be above 0"),
-        ({"name": "fbank", "pad": "max"}, "frontend pad: 'max' is not known .one of min"),
+        ({"name": "fbank", "pad": "max"}, "frontend pad: 'max' is not known .one of: min"),
         (
             {"name": "fbank", "fmax": 9000.0},
             r"fmin < fmax <= 8000 Hz .half the rate., got 20 and 9",

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from audiossl import model, models
+from audiossl import device, model, models
+from audiossl.caches import sha256
 from audiossl.errors import AudiosslError, ModelError, OutputError, UsageError
-from audiossl.hub.cache import sha256
 from audiossl.hub.config import ModelConfig, read_config
 from audiossl.model import Model, load, save_model
 
@@ -390,10 +390,10 @@ def test_scores_are_independent_or_exclusive() -> None:
 
 
 def test_devices() -> None:
-    assert model.pick_device("cpu") == "cpu"
-    assert model.pick_device("auto") in ("cpu", "cuda", "mps")
+    assert device.pick_device("cpu") == "cpu"
+    assert device.pick_device("auto") in ("cpu", "cuda", "mps")
     with pytest.raises(UsageError, match="--device tpu9"):
-        model.pick_device("tpu9")
+        device.pick_device("tpu9")
 
 
 def test_parameters_are_counted() -> None:

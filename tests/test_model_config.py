@@ -10,7 +10,8 @@ import pytest
 from modelfolders import CONFIG
 
 from audiossl.errors import ModelError
-from audiossl.hub.config import ModelConfig, config_json, parse, read_config, read_json
+from audiossl.hub.config import ModelConfig, config_json, parse, read_config
+from audiossl.hub.strict_json import read_json
 
 pytest_plugins = ("modelfolders",)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from audiossl import model
+from audiossl import device
 from audiossl.audio.formats import SAMPLE_BYTES, RawFormat
 from audiossl.commands.main import cli as command
 from audiossl.errors import RecipeError, UsageError
@@ -85,7 +85,7 @@ def test_a_picture_is_not_written_over(cli: Callable, clips: Path, tmp_path: Pat
 def test_devices_that_are_not_here_are_named_in_one_line() -> None:
     for name in ("foo", "mps:7", "cuda:99"):
         with pytest.raises(UsageError, match=rf"--device {name}: not here: there is cpu") as raised:
-            model.pick_device(name)
+            device.pick_device(name)
         assert len(str(raised.value)) < 100
 
 

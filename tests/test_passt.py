@@ -27,7 +27,7 @@ from audiossl import model as model_folders
 from audiossl import models
 from audiossl.engine import job, train
 from audiossl.errors import ModelError, RecipeError
-from audiossl.hub import convert
+from audiossl.hub import convert, writing
 from audiossl.models.parts.published import Checkpoint
 from audiossl.recipe import loading as recipe
 
@@ -419,7 +419,7 @@ def test_the_trained_model_is_complete_and_takes_all_patches(run, clips):
 
 def test_the_esc50_recipe_starts_from_a_released_file(tmp_path):
     start = convert.convert(Checkpoint(released()))
-    model_folders.write_folder(start.tensors, start.config, tmp_path / "passt")
+    writing.write_folder(start.tensors, start.config, tmp_path / "passt")
     given = [f"model.from={tmp_path / 'passt'}", "data.labels=[rain, wind]"]
     model = job.build_model(recipe.load("passt_esc50", given))
     encoder = model.encoder

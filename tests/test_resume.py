@@ -17,13 +17,13 @@ import torch
 from filelock import FileLock
 from tinyrun import VIT, Fit, Listener, digests
 
+from audiossl.caches import sha256
 from audiossl.commands import main
 from audiossl.engine import checkpoint, train
 from audiossl.engine import run_folder as run
 from audiossl.engine.distributed import Team
 from audiossl.engine.signals import ASKING, Stop
 from audiossl.errors import UsageError
-from audiossl.hub.cache import sha256
 from audiossl.recipe import loading as recipe
 
 pytest_plugins = ("tinyrun",)

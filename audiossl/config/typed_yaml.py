@@ -8,18 +8,16 @@ so a hostile file can neither run code nor grow in memory. Imports no torch, no 
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import types
 import typing
-from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union
 
 import yaml
 
-from audiossl.errors import RecipeError
+from audiossl.errors import RecipeError, near
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 16
@@ -81,17 +79,6 @@ def fail(key: str, message: str, where: str) -> RecipeError:
     """The error of one key: `recipe train.lr: expected a number, got 'fast' (my.yaml, line 7)`."""
     subject = f"recipe {key}" if key else "recipe"
     return RecipeError(f"{subject}: {message} ({where})")
-
-
-def near(word: str, known: Iterable[str], otherwise: str = "") -> str:
-    """` (did you mean 'lr'?)`; if nothing known is like it `otherwise`, or the list."""
-    names = list(known)
-    found = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    if found:
-        return f" (did you mean {found[0]!r}?)"
-    if otherwise:
-        return f" ({otherwise})"
-    return f" (one of: {', '.join(names)})" if names else ""
 
 
 def parse(text: str, source: str, line_numbers: bool = True) -> Node:

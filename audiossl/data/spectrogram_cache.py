@@ -32,6 +32,7 @@ import numpy as np
 import torch
 
 import audiossl
+from audiossl import caches
 from audiossl import frontend as frontends
 from audiossl.atomic import atomic_write
 from audiossl.audio.sources import unreadable
@@ -40,7 +41,6 @@ from audiossl.data.clip import clip_blocks, clip_seconds, fill
 from audiossl.data.manifest import Row
 from audiossl.errors import InputError, OutputError, RecipeError
 from audiossl.frontend.spectrogram import Frontend
-from audiossl.hub import cache as hub_cache
 
 VERSION = 1  # of what is kept on disk
 FOLDER = "features"  # in the cache folder
@@ -76,7 +76,7 @@ class Features:
         self.sliced = frontends.build({**config, "samples": None})
         self.cut_dependent = self._cut_dependent(config)
         self.facts = [VERSION, audiossl.__version__, config]
-        self.folder = Path(folder).expanduser() if folder else hub_cache.root() / FOLDER
+        self.folder = Path(folder).expanduser() if folder else caches.root() / FOLDER
         self.silent = _log_mel(self.frontend, np.zeros(samples, np.float32))
         self.sound: set[str] = set()  # files that this process has checked
 
@@ -122,11 +122,11 @@ class Features:
 
     def _refusal(self, row: Row) -> RecipeError:
         value = self.facts[-1][self.cut_dependent]
+        seconds = self.samples / self.rate
         return RecipeError(
             f"recipe data.cache: features, but with model.frontend.{self.cut_dependent} {value!r}"
-            f" the frames of a crop are not part of a longer clip's, such as {row.name}: give"
-            f" crop_seconds that hold any clip ({self.samples / self.rate:g} now), or set data.cache to none"
-            " or memory"
+            f" the frames of a crop are not part of a longer clip's ({row.name}): give crop_seconds"
+            f" that hold any clip ({seconds:g} now), or set data.cache to none or memory"
         )
 
     def _cut_dependent(self, config: dict[str, Any]) -> str | None:

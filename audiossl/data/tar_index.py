@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from audiossl import caches
 from audiossl.audio.names import SUFFIXES
 from audiossl.errors import AudiosslError, InputError, OutputError
 
@@ -175,12 +176,11 @@ def _damaged(path: Path, what: str) -> InputError:
 
 def _places(path: Path) -> Iterator[Path]:
     """Where a tar's index may be."""
-    from audiossl.hub import cache as hub_cache
 
     yield path.with_name(path.name + SUFFIX)
     name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
     with contextlib.suppress(OutputError):  # no home folder
-        yield hub_cache.root() / "shards" / f"{name[:32]}{SUFFIX}"
+        yield caches.root() / "shards" / f"{name[:32]}{SUFFIX}"
 
 
 def _read(place: Path, stamp: Mapping[str, int]) -> list[Entry] | None:

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from audiossl.atomic import atomic_write, sync
+from audiossl.caches import sha256
 from audiossl.engine.parallel import assembled, sharded_like
 from audiossl.errors import ModelError, OutputError
-from audiossl.hub.cache import sha256
 
 TENSORS, FACTS, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 PREFIX, UNFINISHED = "step-", ".tmp"

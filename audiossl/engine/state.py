@@ -18,7 +18,8 @@ from audiossl.engine import run_folder as run
 from audiossl.engine.job import Job
 from audiossl.engine.step import Step
 from audiossl.errors import AudiosslError, UsageError
-from audiossl.model import PARTS, write_folder
+from audiossl.hub.writing import write_folder
+from audiossl.model import PARTS
 
 
 @dataclass

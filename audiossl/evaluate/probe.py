@@ -34,7 +34,7 @@ from audiossl.evaluate.probe_record import ProbeRecord
 from audiossl.evaluate.probes import Goal, Settings
 from audiossl.evaluate.protocol import Split
 from audiossl.evaluate.tokens import Tokens
-from audiossl.hub import find as hub
+from audiossl.hub import facts
 from audiossl.model import Model, load
 
 log = logging.getLogger("audiossl")
@@ -296,7 +296,7 @@ def run(
     them. Raises UsageError, ModelError or OutputError.
     """
     loaded = load(model, device) if isinstance(model, str) else model
-    digest = hub.digest(model) if isinstance(model, str) else ""
+    digest = facts.digest(model) if isinstance(model, str) else ""
     name, rows = read_data(data)
     with opened(
         loaded, rows, options or Options(), name, digest=digest, cache=cache, jobs=jobs

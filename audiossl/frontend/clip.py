@@ -6,7 +6,6 @@ the least value of the clip, CLAP repeats the wave, BEATs wants 16-bit units.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from audiossl.errors import UsageError
+from audiossl.errors import UsageError, near
 
 FILLS = ("zero", "center", "tile", "repeat")
 
@@ -134,6 +133,5 @@ def check_positive(**values: float | None) -> None:
 
 def check_choice(key: str, value: Any, known: Sequence[Any]) -> None:
     if value not in known:
-        near = difflib.get_close_matches(str(value), [str(item) for item in known], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(map(str, known))}"
-        raise FrontendError(f"frontend {key}: {value!r} is not known ({hint})")
+        hint = near(str(value), map(str, known))
+        raise FrontendError(f"frontend {key}: {value!r} is not known{hint}")

@@ -9,9 +9,7 @@ is complete, so a reader needs no lock and may sit on a read-only cache. No torc
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 import shutil
 import uuid
@@ -22,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from audiossl.atomic import atomic_write
+from audiossl.caches import HINT, root, sha256
 from audiossl.errors import ModelError, OutputError
-from audiossl.hub.config import read_json
+from audiossl.hub.strict_json import read_json
 
 PREFIX = "hf:"
 MAIN = "main"  # the revision that a name without one stands for
 PINS, RECEIPT = "pins.json", "receipt.json"
 LONGEST = 300  # characters of a name: the Hub's own limit for owner/repo is 96
-HINT = "set AUDIOSSL_CACHE to a folder that can be written"
 
 _PART = r"\w(?:[\w.-]*\w)?"
 _NAME = re.compile(rf"{PREFIX}({_PART})/({_PART})(?:@([^\s@]+))?\Z", re.ASCII)
@@ -88,19 +86,6 @@ def parse(name: str) -> HubName:
             f"{name!r} names no model of the Hub: expected {PREFIX}owner/repo[@revision]"
         )
     return HubName(match[1], match[2], match[3] or MAIN)
-
-
-def root() -> Path:
-    """The cache folder, absolute; it need not exist. Raises OutputError where there is no home."""
-    given = os.environ.get("AUDIOSSL_CACHE")
-    if given:
-        return Path(given).absolute()
-    import platformdirs
-
-    folder = Path(platformdirs.user_cache_dir("audiossl"))
-    if not folder.is_absolute():
-        raise OutputError(f"no home folder for the model cache: {HINT}")
-    return folder
 
 
 def folder_of(name: HubName, commit: str) -> Path:
@@ -218,12 +203,6 @@ def check_receipt(folder: Path, receipt: Receipt) -> None:
                 raise ModelError(f"{path}: damaged: sha256 has changed: {_mend(folder)}")
         except OSError as error:
             raise ModelError(f"{path}: {error.strerror}: {_mend(folder)}") from error
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _mend(folder: Path) -> str:

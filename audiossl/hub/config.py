@@ -6,28 +6,21 @@ No torch.
 
 from __future__ import annotations
 
-import difflib
 import json
-import math
-import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import audiossl
-from audiossl.errors import ModelError
+from audiossl.errors import ModelError, near
+from audiossl.hub.strict_json import MAX_LINE, read_json
 
 CONFIG = "config.json"
 FORMAT = 1  # of config.json: raised when an old reader would misread a new folder
 TASKS = ("tag", "embed")
 ACTIVATIONS = ("sigmoid", "softmax")
 
-MAX_BYTES = 4 * 2**20  # the 527 labels of AudioSet take 20 kB
-MAX_DEPTH = 16
-MAX_DIGITS = 18
-MAX_TEXT = 100_000  # characters: `training` may hold notes
-MAX_LINE = 1000  # characters of a name, a label, a licence
 MAX_LABELS = 100_000
 MAX_SIZE = 2**24  # any width, depth, rate or length in an architecture or a frontend
 # What a frontend allocates grows with the product of these.
@@ -92,7 +85,7 @@ def parse(data: dict[str, Any]) -> ModelConfig:
     known = [item.name for item in fields(ModelConfig)]
     for key in data:
         if key not in known:
-            raise ModelError(f"unknown key {key!r}{suggestion(key, known)}")
+            raise ModelError(f"unknown key {key!r}{near(key, known, otherwise='')}")
     for key in ("name", "architecture", "frontend"):
         if key not in data:
             raise ModelError(f"key {key!r} is missing")
@@ -120,88 +113,7 @@ def refuse_code(data: dict[str, Any]) -> None:
             raise ModelError(f"{key!r} asks to run code that comes with the model: refused")
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """` (did you mean 'head'?)`, or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
 # --- JSON -----------------------------------------------------------------------------------------
-
-
-def read_json(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
-    """The object in a JSON file. Raises ModelError on anything but strict JSON of bounded size."""
-    try:
-        with path.open("rb") as file:
-            raw = file.read(max_bytes + 1)
-        if len(raw) > max_bytes:
-            raise ModelError(f"{path}: larger than {max_bytes // 2**20} MB: not a model's config")
-        data = json.loads(
-            raw.decode("utf-8"),
-            object_pairs_hook=_object,
-            parse_int=_integer,
-            parse_float=_number,
-            parse_constant=_constant,
-        )
-        if not isinstance(data, dict):
-            raise ValueError("expected an object")
-        _check_values(data, 1)
-    except RecursionError:
-        raise ModelError(f"{path}: nested deeper than {MAX_DEPTH} levels") from None
-    except OSError as error:
-        raise ModelError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ModelError(f"{path}: not valid: {error}") from error
-    return data
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"key {key!r} given twice")
-        found[key] = value
-    return found
-
-
-def _integer(text: str) -> int:
-    if len(text) > MAX_DIGITS:
-        raise ValueError(f"number too large: {text[:20]}...")
-    return int(text)
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"number too large: {text[:20]}")
-    return value
-
-
-def _constant(text: str) -> float:
-    raise ValueError(f"{text} is not JSON")
-
-
-def _check_values(value: Any, depth: int) -> None:
-    """Depth, and that every text can be printed: no lone surrogates, no terminal codes."""
-    if depth > MAX_DEPTH:
-        raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
-    if isinstance(value, dict):
-        for key, item in value.items():
-            _check_text(key, MAX_LINE)
-            _check_values(item, depth + 1)
-    elif isinstance(value, list):
-        for item in value:
-            _check_values(item, depth + 1)
-    elif isinstance(value, str):
-        _check_text(value, MAX_TEXT)
-
-
-def _check_text(text: str, longest: int) -> None:
-    if len(text) > longest:
-        raise ValueError(f"a text of {len(text)} characters: {text[:20]!r}...")
-    for char in text:
-        if unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t":
-            raise ValueError(f"a control character in {text[:40]!r}")
 
 
 # --- fields ---------------------------------------------------------------------------------------
@@ -223,7 +135,7 @@ def _name(value: Any, key: str) -> None:
 def _one_of(choices: tuple[str, ...]) -> Callable[[Any, str], None]:
     def check(value: Any, key: str) -> None:
         if value not in choices:
-            hint = suggestion(str(value), choices) or f": one of {', '.join(choices)}"
+            hint = near(str(value), choices, otherwise="") or f": one of {', '.join(choices)}"
             raise ModelError(f"{key}: unknown value {_shown(value)}{hint}")
 
     return check

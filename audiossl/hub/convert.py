@@ -23,36 +23,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from audiossl import frontend as frontends
 from audiossl import labels, models
 from audiossl.errors import AudiosslError, ModelError
-from audiossl.hub import pickles
-from audiossl.hub.config import ModelConfig, config_json, parse, read_json, refuse_code
-from audiossl.hub.pickles import one_line
-from audiossl.model import write_folder
-from audiossl.models.parts.layers import build_head
+from audiossl.hub.checkpoint_files import read, some
+from audiossl.hub.config import ModelConfig, config_json, parse, refuse_code
+from audiossl.hub.writing import write_folder
+from audiossl.models.parts import assembly
 from audiossl.models.parts.published import Checkpoint, Layout, Published
 
 log = logging.getLogger("audiossl")
 
-SAFE = ".safetensors"
-INDEX = ".index.json"
-STANDARD = (  # names a model folder on the Hub gives its weights, best first
-    f"model{SAFE}",
-    f"model{SAFE}{INDEX}",
-    "pytorch_model.bin",
-    f"pytorch_model.bin{INDEX}",
-)
-SIDECARS = ("config.json", "preprocessor_config.json")
-INDEX_BYTES = 32 * 2**20  # the index of the largest models has a few million
-HEADER_BYTES = 32 * 2**20  # of a safetensors file: about 100 a tensor
 OVERRIDES = ("labels", "architecture", "frontend", "licence", "source")
 UNKNOWN = "unknown: see the checkpoint's own page"
-NAMED = 4  # names in an error message
 
 
 @dataclass(frozen=True)
@@ -148,119 +133,6 @@ def origin(name: str) -> Published | None:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def read(
-    source: str | Path, *, allow_pickles: bool = False, overrides: Mapping[str, Any] | None = None
-) -> Checkpoint:
-    """Tensors and sidecars at `source`, a file or a folder as the Hub has it.
-
-    allow_pickles: also take .pt .pth .ckpt .bin. Raises ModelError.
-    """
-    source = Path(source)
-    path = _weights_file(source) if source.is_dir() else source
-    if not path.is_file():
-        raise ModelError(f"{source}: no such checkpoint")
-    sidecars = {}
-    if source.is_dir() or path.name in STANDARD:  # what lies beside a lone file is not its own
-        sidecars = {
-            name: read_json(path.with_name(name))
-            for name in SIDECARS
-            if path.with_name(name).is_file()
-        }
-    if "format" in sidecars.get("config.json", {}):
-        raise ModelError(f"{source}: already a model folder of this program")
-    tensors = {}
-    for part in _parts(path):
-        loaded = _read_part(part, allow_pickles)
-        twice = sorted(set(tensors) & set(loaded))
-        if twice:
-            raise ModelError(f"{part}: {_some(twice)} also in another part")
-        tensors.update(loaded)
-    return Checkpoint(_cleaned(tensors, path), sidecars, overrides or {})
-
-
-def _weights_file(folder: Path) -> Path:
-    for name in STANDARD:
-        if (folder / name).is_file():
-            return folder / name
-    try:
-        paths = sorted(folder.iterdir())
-    except OSError as error:
-        raise ModelError(f"{folder}: {error.strerror}") from error
-    found = [path for path in paths if path.suffix in (SAFE, *pickles.SUFFIXES)]
-    if len(found) != 1:
-        what = f"{len(found)} weight files" if found else "no weights"
-        raise ModelError(f"{folder}: {what}: name one {SAFE} {' '.join(pickles.SUFFIXES)} file")
-    return found[0]
-
-
-def _parts(path: Path) -> list[Path]:
-    """The files that hold the tensors: the one, or those that an index names beside it."""
-    if not path.name.endswith(INDEX):
-        return [path]
-    table = read_json(path, INDEX_BYTES).get("weight_map")
-    if not isinstance(table, dict) or not table:
-        raise ModelError(f"{path}: no weight_map")
-    names = sorted({str(name) for name in table.values()})
-    for name in names:
-        if (
-            Path(name).name != name
-            or "\\" in name
-            or Path(name).suffix not in (SAFE, *pickles.SUFFIXES)
-        ):
-            raise ModelError(f"{path}: {name!r} is not a file beside it: refused")
-    return [path.with_name(name) for name in names]
-
-
-def _read_part(path: Path, allow_pickles: bool) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ModelError(f"{path}: missing")
-    if path.suffix == SAFE:
-        return read_safetensors(path)
-    if path.suffix not in pickles.SUFFIXES:
-        raise ModelError(f"{path}: not a checkpoint: expected {SAFE} {' '.join(pickles.SUFFIXES)}")
-    if not allow_pickles:
-        raise ModelError(f"{path}: a pickle: run `audiossl models convert FILE` first")
-    return pickles.read(path)
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; whatever is wrong with it is a ModelError."""
-    try:
-        tensors = load_file(path)  # checks sizes and offsets
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > HEADER_BYTES:
-                raise ValueError(f"a header of {length} bytes")
-            json.loads(file.read(length), object_pairs_hook=_without_twins)
-    except (SafetensorError, OSError, ValueError, LookupError, RuntimeError) as error:
-        raise ModelError(f"{path}: {one_line(str(error))}") from error
-    return tensors
-
-
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of a header; of two entries with one name, readers differ in which they take."""
-    table = dict(pairs)
-    if len(table) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"twice: {_some(sorted({n for n in names if names.count(n) > 1}))}")
-    return table
-
-
-def _cleaned(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Without DataParallel's prefix, in float32, and finite."""
-    if not tensors:
-        raise ModelError(f"{path}: no tensors")
-    prefix = "module." if all(name.startswith("module.") for name in tensors) else ""
-    clean = {}
-    for name, value in tensors.items():
-        if value.is_floating_point():
-            value = value.float()
-            if not value.isfinite().all():
-                raise ModelError(f"{path}: {name} holds NaN or infinity")
-        clean[name.removeprefix(prefix)] = value
-    return clean
-
-
 # --- renaming and checking ------------------------------------------------------------------------
 
 
@@ -273,7 +145,7 @@ def _layout(checkpoint: Checkpoint, name: str | None) -> Layout:
     fits = [layout for layout in known.values() if _fits(layout, checkpoint.tensors)]
     if len(fits) == 1:
         return fits[0]
-    names = _some(sorted(checkpoint.tensors))
+    names = some(sorted(checkpoint.tensors))
     if not fits:
         raise ModelError(f"no known layout (known: {', '.join(sorted(known))}) has {names}")
     raise ModelError(f"several layouts fit: name one of {', '.join(item.name for item in fits)}")
@@ -342,7 +214,9 @@ def _check(tensors: Mapping[str, Tensor], config: ModelConfig) -> None:
     try:
         frontends.build(config.frontend)
         with torch.device("meta"):  # shapes only: costs no memory, whatever the config claims
-            expected = _model(config).state_dict()
+            encoder, head = assembly.build(config.architecture, config.head)
+        parts = nn.ModuleDict({"encoder": encoder} | ({"head": head} if head else {}))
+        expected = parts.state_dict()
     except AudiosslError as error:
         raise ModelError(f"config: {error}") from error
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -363,25 +237,10 @@ def _check(tensors: Mapping[str, Tensor], config: ModelConfig) -> None:
     _refuse(config.architecture["name"], wrong)
 
 
-def _model(config: ModelConfig) -> nn.Module:
-    model = nn.Module()
-    arguments = dict(config.architecture)
-    encoder: Any = models.build(arguments.pop("name"), **arguments)
-    model.encoder = encoder
-    if config.head:
-        model.head = build_head(encoder.dim, config.head)
-    return model
-
-
 def _refuse(what: str, wrong: Mapping[str, list[str]]) -> None:
-    found = [f"{len(names)} {kind}: {_some(names)}" for kind, names in wrong.items() if names]
+    found = [f"{len(names)} {kind}: {some(names)}" for kind, names in wrong.items() if names]
     if found:
         raise ModelError(f"{what}: {'; '.join(found)}")
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(one_line(name) for name in names[:NAMED]) + more
 
 
 def _labels(

@@ -10,32 +10,30 @@ the others wait and find the result.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import logging
 import os
 import re
 import shutil
 import time
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import audiossl
-from audiossl.errors import AudiosslError, ModelError, OutputError
+from audiossl import caches
+from audiossl.errors import ModelError, OutputError
 from audiossl.hub import cache as hub_cache
+from audiossl.hub import checkpoint_files
+from audiossl.hub.answers import asking_the_disk, endpoint, explained, host, hushed, transient
 from audiossl.hub.cache import HubName, Receipt
-from audiossl.hub.config import CONFIG, read_json, refuse_code
-from audiossl.hub.find import WEIGHTS, verify
+from audiossl.hub.config import CONFIG, refuse_code
+from audiossl.hub.folder import WEIGHTS, verify
+from audiossl.hub.strict_json import read_json
 
 log = logging.getLogger("audiossl")
 
 OFFLINE = ("AUDIOSSL_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-TRANSIENT = (408, 429, 500, 502, 503, 504)  # answers worth asking again for
 DELAYS = (0.5, 2.0)  # seconds before the second and the third try; the client itself retries files
 TIMEOUT = 10.0  # seconds without an answer to the first request
 TEXT = (".json", ".txt")
@@ -43,9 +41,6 @@ TEXT_BYTES = 32 * 2**20  # of one JSON or text file: a large tokenizer has a few
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 INDEX = f"{WEIGHTS}.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-DENIED = (errno.EROFS, errno.EACCES, errno.EPERM)
-LITTLE = 2**20  # bytes: a disk with less free is full
 
 
 @dataclass(frozen=True)
@@ -94,7 +89,7 @@ def obtain(name: HubName, *, refresh: bool = False) -> Path:
 
 
 def _pull(name: HubName) -> Path:
-    with _explained(name, hub_cache.root()), _hushed():
+    with explained(name, caches.root()), hushed():
         listing = _list(name)
         folder = hub_cache.folder_of(name, listing.commit)
         if not _sound(folder):
@@ -133,12 +128,12 @@ def _list(name: HubName) -> Listing:
             )
             break
         except Exception as error:
-            if delay is None or not _transient(error):
+            if delay is None or not transient(error):
                 raise
         time.sleep(delay)
     commit = str(info.sha)
     if name.at(commit).commit is None or name.commit not in (None, commit):
-        raise ModelError(f"{name}: {_host()} names no commit: is HF_ENDPOINT right?")
+        raise ModelError(f"{name}: {host()} names no commit: is HF_ENDPOINT right?")
     licences = [tag.partition(":")[2] for tag in info.tags or () if tag.startswith("license:")]
     files = [_remote(item) for item in info.siblings or ()]
     return Listing(commit, ", ".join(licences), tuple(file for file in files if file))
@@ -193,7 +188,7 @@ def _make(name: HubName, listing: Listing, files: list[RemoteFile], place: Path)
     own = _is_own(name, incoming)
     for file in files[1:]:
         _download(name, listing.commit, file, incoming)
-    receipt = Receipt(name.id, listing.commit, _endpoint(), "audiossl", listing.licence)
+    receipt = Receipt(name.id, listing.commit, endpoint(), "audiossl", listing.licence)
     receipt.downloaded = {file.name: {"size": file.size, file.kind: file.digest} for file in files}
     made.mkdir()
     if own:
@@ -211,7 +206,7 @@ def _check_space(name: HubName, files: list[RemoteFile], place: Path) -> None:
     if free < needed:
         raise OutputError(
             f"{name} needs {needed / 1e6:.1f} MB, {place.parent} has {free / 1e6:.1f} MB free: make"
-            f" room, or {hub_cache.HINT}"
+            f" room, or {caches.HINT}"
         )
 
 
@@ -225,7 +220,7 @@ def _download(name: HubName, commit: str, file: RemoteFile, incoming: Path) -> N
 
     for again in (False, True):
         try:
-            with _asking_the_disk(incoming.parent):
+            with asking_the_disk(incoming.parent):
                 hf_hub_download(
                     name.id,
                     file.name,
@@ -236,7 +231,7 @@ def _download(name: HubName, commit: str, file: RemoteFile, incoming: Path) -> N
                     library_version=audiossl.__version__,
                 )
         except Exception as error:
-            if again or not _transient(error):
+            if again or not transient(error):
                 raise
             continue
         found = _digest(incoming / file.name, file.kind)
@@ -244,13 +239,13 @@ def _download(name: HubName, commit: str, file: RemoteFile, incoming: Path) -> N
             return
     raise ModelError(
         f"{name}: {file.name} arrived damaged ({file.kind} {found[:12]}..., the Hub says"
-        f" {file.digest[:12]}...): something between here and {_host()} changes files"
+        f" {file.digest[:12]}...): something between here and {host()} changes files"
     )
 
 
 def _digest(path: Path, kind: str) -> str:
     if kind == "sha256":
-        return hub_cache.sha256(path)
+        return caches.sha256(path)
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
@@ -276,128 +271,17 @@ def _is_own(name: HubName, incoming: Path) -> bool:
 def _convert(name: HubName, listing: Listing, incoming: Path, made: Path) -> str:
     """Turn a published layout into a model folder; returns the layout's name."""
     from audiossl.hub import convert
-    from audiossl.model import write_folder
+    from audiossl.hub.writing import write_folder
 
     origin = convert.origin(f"{hub_cache.PREFIX}{name.id}")
     known = {
         "licence": listing.licence or "unknown: see the model's page",
-        "source": f"{_endpoint()}/{name.id}",
+        "source": f"{endpoint()}/{name.id}",
     }
-    checkpoint = convert.read(incoming, overrides={} if origin else known)
+    checkpoint = checkpoint_files.read(incoming, overrides={} if origin else known)
     converted = convert.convert(checkpoint, name=name.id, origin=origin)
     write_folder(converted.tensors, converted.config, made)
     return converted.layout
 
 
 # --- errors ---------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Without the client's own remarks: what matters is said once, in one line, by this program."""
-    from huggingface_hub.utils import logging as client_logging  # sets its level on import
-
-    client = client_logging.get_logger()
-    level = client.level
-    client.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        client.setLevel(level)
-
-
-@contextlib.contextmanager
-def _asking_the_disk(place: Path) -> Iterator[None]:
-    """Not everything that fails on a full disk says so: look at the disk."""
-    try:
-        yield
-    except Exception as error:
-        if getattr(error, "errno", None) is None and shutil.disk_usage(place).free < LITTLE:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-        raise
-
-
-@contextlib.contextmanager
-def _explained(name: HubName, cache: Path) -> Iterator[None]:
-    """Turn what the client raises into one line that says what to do."""
-    try:
-        yield
-    except ModelError as error:
-        place = re.escape(str(cache)) + r"/\S*/\.new-\w+/(incoming|model)/?"
-        message = re.sub(
-            place, "", str(error)
-        )  # a work folder that is gone means nothing to anyone
-        raise ModelError(message if str(name) in message else f"{name}: {message}") from error
-    except AudiosslError:
-        raise
-    except Exception as error:  # two major versions of the client raise different families
-        number = getattr(error, "errno", None)
-        if number in FULL:
-            raise OutputError(
-                f"{name}: no room in {cache}: make some, or {hub_cache.HINT}"
-            ) from error
-        if number in DENIED:
-            reason = os.strerror(number)
-            raise OutputError(f"model cache {cache}: {reason}: {hub_cache.HINT}") from error
-        raise ModelError(f"{name}: {_reason(error, name)}") from error
-
-
-def _reason(error: Exception, name: HubName) -> str:
-    from huggingface_hub import errors
-
-    page = f"{_endpoint()}/{name.id}"
-    status = _status(error)
-    if isinstance(error, errors.GatedRepoError):
-        return f"gated: accept its terms at {page}, then set HF_TOKEN or run `hf auth login`"
-    if isinstance(error, errors.RevisionNotFoundError):
-        return f"no revision {name.revision!r}: see {page}/tree/main"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return f"no such model on {_host()}, or a private one: check the name, or set HF_TOKEN"
-    if isinstance(error, errors.RemoteEntryNotFoundError):
-        return "a file that the Hub lists is not there: try again later"
-    if status in (401, 403):
-        return f"{_host()} refuses access ({status}): check HF_TOKEN, and {page}"
-    if status == 429:
-        return f"{_host()} gets too many requests from here (429): wait a while, or set HF_TOKEN"
-    if status is not None:
-        return f"{_host()} answers with an error ({status}): try again later"
-    if isinstance(error, OSError | _http_error()):
-        return (
-            f"cannot get it from {_host()} ({_innermost(error)}): check the network, the proxy"
-            " settings and HF_ENDPOINT, then run it again"
-        )
-    return f"the answer of {_host()} is not the Hub's ({_innermost(error)}): check HF_ENDPOINT"
-
-
-def _transient(error: Exception) -> bool:
-    status = _status(error)
-    return status in TRANSIENT if status is not None else isinstance(error, _http_error())
-
-
-def _status(error: Exception) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)
-
-
-def _http_error() -> type[Exception]:
-    """The base of what the client's HTTP library raises: httpx with version 1, httpx2 with 2."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
-
-
-def _innermost(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
-
-
-def _endpoint() -> str:
-    from huggingface_hub import constants
-
-    return constants.ENDPOINT
-
-
-def _host() -> str:
-    return urlsplit(_endpoint()).netloc or _endpoint()

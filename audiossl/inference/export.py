@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from audiossl.atomic import atomic_write
-from audiossl.errors import ModelError, UsageError
+from audiossl.caches import sha256
+from audiossl.errors import ModelError, UsageError, first_line
 from audiossl.frontend.spectrum import for_graph
 from audiossl.hub import find as hub
-from audiossl.hub.cache import sha256
 from audiossl.hub.config import read_config
-from audiossl.hub.find import WEIGHTS
+from audiossl.hub.folder import WEIGHTS
 from audiossl.inference import graph
 from audiossl.inference.graph import EMBEDDING, PREFIX, SCORES, WAVE
 from audiossl.inference.sliding import Inference
@@ -117,8 +117,7 @@ def _traced(model: Model, size: int) -> tuple[Any, str]:
             return _bare(program.model_proto), varying  # type: ignore[union-attr]
         except Exception as error:  # the exporter's classes are as many as its steps
             causes.append(error)
-    reason = (str(causes[-1]).strip().splitlines() or [type(causes[-1]).__name__])[0]
-    raise ModelError(f"{model.name} cannot be exported: {reason}") from causes[-1]
+    raise ModelError(f"{model.name} cannot be exported: {first_line(causes[-1])}") from causes[-1]
 
 
 @contextlib.contextmanager

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from audiossl.errors import ModelError
-from audiossl.hub.cache import sha256
+from audiossl.caches import sha256
+from audiossl.errors import ModelError, first_line
 from audiossl.hub.config import CONFIG, ModelConfig, read_config
-from audiossl.hub.find import WEIGHTS
+from audiossl.hub.folder import WEIGHTS
 
 GRAPH = "model.onnx"
 # Of the metadata: raised when an old reader would misread a new file, and when what this program
@@ -142,8 +142,7 @@ def open_session(data: bytes, path: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # a class of its own for each of a dozen causes
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{path}: onnxruntime cannot load it: {reason}") from error
+        raise ModelError(f"{path}: onnxruntime cannot load it: {first_line(error)}") from error
 
 
 def facts_of(config: ModelConfig, weights: str) -> dict[str, str]:

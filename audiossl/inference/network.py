@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from audiossl import device as audiossl_device
 from audiossl.errors import ModelError, UsageError
 from audiossl.hub import find as hub
+from audiossl.hub import folder as hub_folder
 from audiossl.hub.config import ModelConfig
 from audiossl.inference import graph
 
@@ -93,7 +95,7 @@ def load(
     if backend != "torch" and device in ("auto", "cpu"):
         folder = hub.resolve(name)
         if (folder / graph.GRAPH).is_file():
-            hub.verify(folder)  # damaged weights are an error, whatever would compute
+            hub_folder.verify(folder)  # damaged weights are an error, whatever would compute
         try:
             return graph.load(folder, by_torch if backend == "auto" else None)
         except graph.NoGraph:
@@ -117,4 +119,4 @@ def _quantised(by_torch: Callable[[], Model], backend: str) -> Model:
 def _load_model(name: str, device: str, threads: int | None) -> Model:
     from audiossl import model
 
-    return model.load(name, model.pick_device(device, threads))
+    return model.load(name, audiossl_device.pick_device(device, threads))

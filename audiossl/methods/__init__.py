@@ -6,12 +6,11 @@ Each file defines a dataclass `Config` and `class Method(nn.Module)`: `__init__(
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from types import ModuleType
 
-from audiossl.errors import RecipeError
+from audiossl.errors import RecipeError, near
 
 
 def names() -> list[str]:
@@ -22,7 +21,5 @@ def names() -> list[str]:
 def load(name: str) -> ModuleType:
     """The module of method `name`, with its `Config` and `Method`."""
     if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else f": one of {', '.join(names())}"
-        raise RecipeError(f"unknown method {name!r}{hint}")
+        raise RecipeError(f"unknown method {name!r}{near(name, names())}")
     return importlib.import_module(f"{__name__}.{name}")

@@ -14,14 +14,13 @@ Imports no torch.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import pkgutil
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from audiossl.errors import ModelError
+from audiossl.errors import ModelError, near
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,9 +34,7 @@ def names() -> list[str]:
 def build(name: str, /, **arguments: Any) -> nn.Module:
     """The encoder `name` with random weights. Raises ModelError on an unknown name or argument."""
     if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else f": one of {', '.join(names())}"
-        raise ModelError(f"unknown architecture {name!r}{hint}")
+        raise ModelError(f"unknown architecture {name!r}{near(name, names())}")
     builder = importlib.import_module(f"{__name__}.{name}").build
     check_arguments(builder, f"architecture {name!r}", arguments)
     return builder(**arguments)
@@ -48,6 +45,4 @@ def check_arguments(builder: Any, what: str, arguments: Mapping[str, Any]) -> No
     known = inspect.signature(builder).parameters
     for key in arguments:
         if key not in known:
-            near = difflib.get_close_matches(key, list(known), n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ModelError(f"{what}: unknown argument {key!r}{hint}")
+            raise ModelError(f"{what}: unknown argument {key!r}{near(key, known, otherwise='')}")

@@ -20,8 +20,8 @@ from typing import Any
 import yaml
 
 from audiossl.config.sections import Augment, DataSection, ModelSection, Recipe, TrainSection
-from audiossl.config.typed_yaml import MAX_BYTES, Node, build_dataclass, fail, free, near, parse
-from audiossl.errors import RecipeError
+from audiossl.config.typed_yaml import MAX_BYTES, Node, build_dataclass, fail, free, parse
+from audiossl.errors import RecipeError, near
 
 __all__ = ["Augment", "DataSection", "ModelSection", "Recipe", "TrainSection", "load", "loads"]
 
