@@ -21,9 +21,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from audiossl import frontend as frontends
 from audiossl.errors import ModelError, first_line
 from audiossl.hub import find as hub
-from audiossl.hub import folder as hub_folder
 from audiossl.hub.config import CONFIG, ModelConfig, read_config
-from audiossl.hub.folder import WEIGHTS
+from audiossl.hub.folder import WEIGHTS, verify
 from audiossl.hub.writing import write_folder
 from audiossl.models.parts import assembly
 
@@ -111,7 +110,7 @@ def load(name: str = hub.DEFAULTS["tag"], device: str = "cpu") -> Model:
     a download cannot be written.
     """
     folder = hub.resolve(name)
-    hub_folder.verify(folder)
+    verify(folder)
     config, path = read_config(folder), folder / WEIGHTS
     try:
         with safe_open(path, framework="pt") as file:

@@ -17,7 +17,7 @@ import measure
 import numpy as np
 import torch
 
-from audiossl.data import manifest
+from audiossl.data import reading
 from audiossl.data.clip import read_clip
 from audiossl.hub.config import ModelConfig
 from audiossl.inference import network
@@ -52,7 +52,7 @@ def speed(rounds: int) -> None:
 
 def agreement(name: str, clips: str, root: str | None) -> None:
     """How often the best label is the same in both, and how often each is right."""
-    rows = manifest.read(clips, root)
+    rows = reading.read(clips, root)
     exact, quick = (network.load(name, "cpu", "torch", int8=flag) for flag in (False, True))
     same, right, apart = 0, [0, 0], 0.0
     for row in rows:

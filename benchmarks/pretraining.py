@@ -32,6 +32,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from audiossl.data import splitting
+from audiossl.recipe import resolved
+
 METHODS = ("bird_mae", "ssast", "ssamba")
 PRETRAININGS, DRAWS, SHOTS = 1, 4, 10
 
@@ -89,7 +92,7 @@ def main() -> int:
 def write_tables(data: Path, out: Path) -> None:
     """OUT/tables: pretrain.csv without labels; SET-DRAW.csv and SET-test.csv with them."""
     from audiossl.data import manifest
-    from audiossl.data.manifest import Row
+    from audiossl.data.rows import Row
 
     folder = out / "tables"
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +101,7 @@ def write_tables(data: Path, out: Path) -> None:
         rows = read(data, source)
         train = [row for row in rows if row.fold in source.train]
         test = [row for row in rows if row.fold in source.test]
-        manifest.check_disjoint(train, test)
+        splitting.check_disjoint(train, test)
         unlabelled += [Row(row.path) for row in train]
         manifest.write(folder / f"{source.name}-test.csv", test, root=data)
         for draw in range(DRAWS):
@@ -110,7 +113,7 @@ def write_tables(data: Path, out: Path) -> None:
 
 def read(data: Path, source: Source) -> list[Any]:
     """Rows of a set: path, the one label, fold and group."""
-    from audiossl.data.manifest import Row
+    from audiossl.data.rows import Row
 
     folder = data / source.name
     with (folder / f"{source.name}.csv").open(newline="", encoding="utf-8") as file:
@@ -176,7 +179,7 @@ def train(recipe: str, folder: Path, *overrides: str) -> None:
     from audiossl.recipe import loading as recipes
 
     asked = recipes.load(recipe, [*overrides, "train.threads=1", f"out={folder}"])
-    done, made_of = folder / "done", recipes.to_yaml(asked) + digests(asked)
+    done, made_of = folder / "done", resolved.to_yaml(asked) + digests(asked)
     if not done.exists() or done.read_text() != made_of:
         fit(asked, overwrite=True)
         done.write_text(made_of)

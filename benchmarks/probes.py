@@ -27,6 +27,8 @@ from typing import Any
 import numpy as np
 from pretraining import METHODS, SOURCES, Source, read
 
+from audiossl.evaluate.evaluation import Options
+
 PROBES = ("prototypical", "linear", "mlp", "attentive", "knn")
 SHOTS = (1, 5, 10, None)
 SEEDS = 5
@@ -66,7 +68,7 @@ def evaluate(model: Path, data: Path, source: Source, jobs: int) -> list[dict[st
         for row in read(data, source)
         if row.fold in source.train + source.test
     ]
-    options = probe.Options(probes=PROBES, shots=SHOTS, seeds=SEEDS, protocol="split")
+    options = Options(probes=PROBES, shots=SHOTS, seeds=SEEDS, protocol="split")
     with probe.opened(
         audiossl.load(str(model)), rows, options, source.name, jobs=jobs
     ) as evaluation:

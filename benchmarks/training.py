@@ -31,8 +31,11 @@ from torch import Tensor, nn
 
 from audiossl import frontend as frontends
 from audiossl import models
-from audiossl.data import manifest
-from audiossl.data.loader import Clips, Stream, train_loader
+from audiossl.data import reading
+from audiossl.data.clips import Clips
+from audiossl.data.draws import Stream
+from audiossl.data.loader import train_loader
+from audiossl.data.rows import Row
 from audiossl.data.spectrogram_cache import Features
 from audiossl.methods.audio_mae import reconstruct
 from audiossl.methods.parts.masking import random_mask
@@ -100,16 +103,16 @@ def patchout(left_out: int, batch_size: int) -> Callable[[], object]:
     )
 
 
-def write_noise(folder: Path, clips: int) -> list[manifest.Row]:
+def write_noise(folder: Path, clips: int) -> list[Row]:
     random = np.random.default_rng(0)
     for number in range(clips):
         wave = 0.1 * random.standard_normal(12 * 44100)
         soundfile.write(folder / f"{number}.flac", wave, 44100)
-    return manifest.read(folder)
+    return reading.read(folder)
 
 
 def data_seconds(
-    rows: list[manifest.Row], cache: str, folder: Path, batch_size: int
+    rows: list[Row], cache: str, folder: Path, batch_size: int
 ) -> list[tuple[float, float]]:
     """CPU seconds (data, whole) of each step of the second epoch."""
     frontend = frontends.build({"preset": "audiomae"})

@@ -7,7 +7,6 @@ from typing import Any, BinaryIO
 
 import click
 
-from audiossl.hub import facts
 from audiossl.pipeline.inputs import Input, Shard
 
 from . import options
@@ -103,6 +102,7 @@ def run(
     from functools import partial
 
     from audiossl.device import pick_device
+    from audiossl.hub.facts import digest
     from audiossl.inference.embedding import Embedder, EmbedOptions
     from audiossl.output import arrays
     from audiossl.output.writers import EMBED_TEXTS
@@ -127,7 +127,7 @@ def run(
         }
         settings = {
             "embed": embedding,
-            "model": facts.digest(how.model),
+            "model": digest(how.model),
             "reading": reading,
             "device": device.partition(":")[0],
         }

@@ -91,11 +91,13 @@ def run(
 def preview(recipe: Recipe) -> None:
     """The resolved recipe, which runs as it is printed, and the number of parameters."""
     from audiossl.engine import job
+    from audiossl.engine.starting_model import build_model
     from audiossl.model import parameters
-    from audiossl.recipe import loading as recipes
+    from audiossl.recipe.resolved import to_yaml
 
-    model = job.build_model(recipe, job.read_rows(recipe)[0] if job.needs_rows(recipe) else ())
-    click.echo(recipes.to_yaml(recipe), nl=False)
+    rows = job.read_rows(recipe)[0] if job.needs_rows(recipe) else ()
+    model = build_model(recipe, rows)
+    click.echo(to_yaml(recipe), nl=False)
     click.echo(
         f"# parameters: {parameters(model):,} ({parameters(model.encoder):,} in the encoder)"
     )

@@ -8,9 +8,6 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from audiossl.hub import facts as hub_facts
-from audiossl.hub import folder as hub_folder
-
 from . import options
 from .listing import LISTED, in_words, say, say_table
 from .main import say_error
@@ -48,11 +45,12 @@ def ls(format_: str, quiet: bool) -> None:
     """The models that are here: embedded, and pulled from the Hub."""
     from audiossl.errors import ModelError
     from audiossl.hub import find as hub
+    from audiossl.hub.facts import describe
 
     rows = []
     for name in hub.here():
         try:
-            rows.append(hub_facts.describe(name))
+            rows.append(describe(name))
         except ModelError as error:
             rows.append({"name": name, "error": error.message})
     if say(rows, format_):
@@ -71,9 +69,10 @@ def ls(format_: str, quiet: bool) -> None:
 def show(name: str, labels: bool, format_: str, quiet: bool) -> None:
     """What a model is: architecture, labels, data, licence, numbers."""
     from audiossl.hub import find as hub
+    from audiossl.hub.facts import describe
     from audiossl.inference import graph
 
-    facts = hub_facts.describe(name, details=True)
+    facts = describe(name, details=True)
     facts["graph"] = graph.state(hub.resolve(name, download=False))
     if labels:
         click.echo("\n".join(facts["labels"]))
@@ -97,13 +96,14 @@ def pull(name: str, quiet: bool) -> None:
 
     from audiossl.hub import cache as hub_cache
     from audiossl.hub.download import obtain
+    from audiossl.hub.facts import describe
 
     if quiet:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when the client is imported
         logging.getLogger("audiossl").setLevel(logging.ERROR)
     folder = obtain(hub_cache.parse(name), refresh=True)
     if not quiet:
-        facts = hub_facts.describe(name)
+        facts = describe(name)
         say = f"{facts['megabytes']} MB, licence {facts['licence'] or 'unknown'}"
         click.echo(f"audiossl: {name} is commit {facts['commit']}: {say}", err=True)
     click.echo(folder)
@@ -130,11 +130,12 @@ def verify(names: tuple[str, ...], format_: str, quiet: bool) -> int:
     """
     from audiossl.errors import EXIT_MODEL, EXIT_OK, ModelError
     from audiossl.hub import find as hub
+    from audiossl.hub import folder
 
     rows: list[dict[str, Any]] = []
     for name in names or hub.here():
         try:
-            checked = hub_folder.verify(hub.resolve(name, download=False))
+            checked = folder.verify(hub.resolve(name, download=False))
             rows.append({"name": name, "ok": True, "checked": checked})
         except ModelError as error:
             rows.append({"name": name, "ok": False, "error": error.message})

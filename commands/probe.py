@@ -8,8 +8,6 @@ from typing import Any
 
 import click
 
-from audiossl.hub import facts
-
 from . import options
 
 PROBES = ("knn", "linear", "ridge", "mlp", "attentive", "prototypical")
@@ -178,6 +176,8 @@ def run(
     from audiossl import errors
     from audiossl.device import pick_device
     from audiossl.evaluate import probe, probes, projection
+    from audiossl.evaluate.evaluation import Options
+    from audiossl.hub.facts import digest
     from audiossl.model import load
 
     from . import output
@@ -185,10 +185,10 @@ def run(
     if report:
         projection.check(map_)
     own = {name: values.pop(name) for name in ("l2", "k", "prototypes", "epochs")}
-    chosen = probe.Options(settings=probes.Settings(**own), **values)
+    chosen = Options(settings=probes.Settings(**own), **values)
     name, rows = probe.read_data(data, root)
     loaded = load(model, pick_device(device, threads=1))
-    keeping = {"digest": facts.digest(model), "cache": cache, "pooled": bool(report)}
+    keeping = {"digest": digest(model), "cache": cache, "pooled": bool(report)}
     with output.progress_line(quiet, "probed") as progress:
         keeping |= {"jobs": jobs or options.cores(), "progress": progress}
         with probe.opened(loaded, rows, chosen, name, **keeping) as evaluation:

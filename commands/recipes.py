@@ -45,7 +45,9 @@ def show(name: str, overrides: tuple[str, ...], resolved: bool, quiet: bool) -> 
     if overrides and not resolved:
         raise click.UsageError("overrides are seen only with --resolved")
     if resolved:
-        click.echo(recipes.to_yaml(recipes.load(name, overrides)), nl=False)
+        from audiossl.recipe.resolved import to_yaml
+
+        click.echo(to_yaml(recipes.load(name, overrides)), nl=False)
     else:
         click.echo(recipes.read(recipes.find(name)), nl=False)
 

@@ -9,7 +9,6 @@ from typing import Any, BinaryIO
 
 import click
 
-from audiossl.hub import facts
 from audiossl.output.records import TagRecord
 from audiossl.pipeline.inputs import Input
 
@@ -132,6 +131,7 @@ def run(
     """Load the model, tag every input, write the records; the exit code."""
     from concurrent.futures import ThreadPoolExecutor
 
+    from audiossl.hub.facts import digest
     from audiossl.inference import network
     from audiossl.inference.tagging import Tagger, TagOptions
     from audiossl.output.writers import FORMATS as TEXTS
@@ -152,7 +152,7 @@ def run(
         tagging = TagOptions(labels=chosen, **values)
         settings = {
             "tag": tagging,
-            "model": facts.digest(how.model),
+            "model": digest(how.model),
             "backend": f"{model.backend} int8" if int8 else model.backend,
             "reading": reading,
         }

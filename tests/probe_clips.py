@@ -13,8 +13,8 @@ import pytest
 import soundfile
 import torch
 
-from audiossl.data.manifest import Row
 from audiossl.data.manifest import write as write_manifest
+from audiossl.data.rows import Row
 from audiossl.hub.config import ModelConfig
 from audiossl.model import Model
 

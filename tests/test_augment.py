@@ -13,20 +13,12 @@ import soundfile
 import torch
 
 from audiossl.config.sections import Augment
-from audiossl.data import manifest
-from audiossl.data.augment import (
-    SpecAugment,
-    add_noise,
-    augment_wave,
-    coloured_noise,
-    jitter,
-    mix_at_snr,
-    mixup,
-    union,
-    unit_power,
-)
-from audiossl.data.loader import Clips, Draw
+from audiossl.data import reading
+from audiossl.data.augment import add_noise, augment_wave, coloured_noise, unit_power
+from audiossl.data.clips import Clips
+from audiossl.data.draws import Draw
 from audiossl.errors import InputError, UsageError
+from audiossl.methods.parts.augment import SpecAugment, jitter, mix_at_snr, mixup, union
 
 WAVE = np.sin(np.arange(4000) * 0.3).astype(np.float32)
 
@@ -346,7 +338,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def clips_with(folders: tuple[Path, Path], **augment: Any) -> Clips:
-    rows = manifest.read(folders[0])
+    rows = reading.read(folders[0])
     config = Augment(background=str(folders[1]), **augment)
     return Clips(rows, ["a", "b"], 8000, 1.0, seed=3, augment=config)
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import Runner
 
 from audiossl.commands.main import cli as group
-from audiossl.data import datasets, manifest
+from audiossl.data import datasets, reading
 from audiossl.errors import OutputError, UsageError
 
 
@@ -71,7 +71,7 @@ def test_manifest_goes_to_a_file_that_recipes_read(
     said = capsys.readouterr()
     assert said.out == ""
     assert f"10 rows; paths start from {folder}" in said.err
-    assert manifest.read(table, str(folder)) == datasets.read("esc50")
+    assert reading.read(table, str(folder)) == datasets.read("esc50")
 
 
 def test_manifest_of_a_folder_and_of_another_manifest(tmp_path: Path, cli: Runner) -> None:
@@ -100,14 +100,14 @@ def test_shards_are_named_as_they_are_done(
     paths = capsys.readouterr().out.splitlines()
     assert paths == [str(out / f"esc50-{i:06d}.tar") for i in range(len(paths))]
     assert len(paths) > 1
-    rows = manifest.read(out)
+    rows = reading.read(out)
     assert [row.labels for row in rows] == [row.labels for row in datasets.read("esc50")]
     with pytest.raises(OutputError, match=r"esc50-000000\.tar exists: --on-exists overwrite"):
         run("data", "shards", "esc50", "--out", out)
     assert run("data", "shards", "esc50", "--out", out, "--on-exists", "overwrite") == 0
     assert [path.name for path in out.iterdir()] == ["esc50-000000.tar"]
     assert run("data", "shards", out, "--out", tmp_path / "b", "--name", "other") == 0
-    assert manifest.read(tmp_path / "b")[3].extra == rows[3].extra
+    assert reading.read(tmp_path / "b")[3].extra == rows[3].extra
     minisets.put(tmp_path / "file")
     with pytest.raises(OutputError, match="file"):
         run("data", "shards", "esc50", "--out", tmp_path / "file" / "x")
@@ -144,7 +144,7 @@ def test_shards_of_a_pattern_replace_themselves(
     assert run(*again) == 0
     assert capsys.readouterr().out.split() == [str(path), str(path)]
     assert list((tmp_path / "sh").iterdir()) == [path]
-    assert [row.labels for row in manifest.read(tmp_path / "sh")] == [("lark",), ("owl",)]
+    assert [row.labels for row in reading.read(tmp_path / "sh")] == [("lark",), ("owl",)]
 
 
 @pytest.mark.parametrize("size", ["0", "1TB", "much", "-1", "0.1"])

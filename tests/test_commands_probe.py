@@ -20,7 +20,7 @@ from probe_clips import convolutional, write_clips
 
 from audiossl.commands import main
 from audiossl.commands.probe import FORMATS, PROBES
-from audiossl.evaluate import fewshot, probe, probe_record, probes, projection, protocol
+from audiossl.evaluate import evaluation, fewshot, probe, probe_record, probes, projection, protocol
 from audiossl.model import save_model
 from audiossl.output.writers import Record
 
@@ -82,7 +82,7 @@ def test_what_the_command_offers_is_what_there_is() -> None:
     for name, values in (
         ("rule", fewshot.RULES),
         ("protocol", ("auto", *protocol.PROTOCOLS)),
-        ("task", probe.TASKS),
+        ("task", evaluation.TASKS),
         ("map_", projection.MAPS),
     ):
         assert tuple(known[name].type.choices) == values  # type: ignore[attr-defined]
@@ -313,7 +313,7 @@ def test_settings_reach_the_probes(
     )
     assert code == 130
     settings = probes.Settings(k=3, l2=0.5, epochs=9, prototypes=7)
-    assert seen["options"] == probe.Options(
+    assert seen["options"] == evaluation.Options(
         ("mlp",), (2,), 4, "holdout", 0.3, "lenient", "multi", False, settings
     )
 

@@ -16,13 +16,14 @@ import soundfile
 import torch
 
 from audiossl import methods
-from audiossl.data import datasets, manifest, shards
+from audiossl.data import datasets, reading, shards, splitting
 from audiossl.data.datasets.check import DIFFERS, SAME, report
 from audiossl.engine import job, train
 from audiossl.engine.log import Silent
 from audiossl.errors import RecipeError, UsageError
 from audiossl.methods import supervised
 from audiossl.recipe import loading as recipe
+from audiossl.recipe import resolved
 
 RATE = 8000
 
@@ -145,15 +146,15 @@ def test_folds_of_a_set_whose_sources_cross(data: Path) -> None:
     minisets.esc50(data)
     rows = datasets.read("esc50")
     with pytest.raises(UsageError, match=r"1 group is in training .*'9' \(data\.crossing: drop"):
-        manifest.split(rows, ["5"])
-    train, valid = manifest.split(rows, ["5"], crossing="keep")
+        splitting.split(rows, ["5"])
+    train, valid = splitting.split(rows, ["5"], crossing="keep")
     assert (len(train), len(valid)) == (8, 2)
-    train, valid = manifest.split(rows, ["5"], crossing="drop")
+    train, valid = splitting.split(rows, ["5"], crossing="drop")
     assert (len(train), len(valid)) == (7, 2)
-    train, valid = manifest.split(rows, ["2"], train_folds=["1", "3"])
+    train, valid = splitting.split(rows, ["2"], train_folds=["1", "3"])
     assert {row.fold for row in train} == {"1", "3"}
     with pytest.raises(UsageError, match="no row in fold '6'"):
-        manifest.split(rows, ["2"], train_folds=["6"])
+        splitting.split(rows, ["2"], train_folds=["6"])
 
 
 # In recipes
@@ -191,7 +192,7 @@ def test_a_set_in_a_recipe_is_trained_on_and_its_licence_kept(data: Path) -> Non
             "page": "https://github.com/karolpiczak/ESC-50",
         }
     ]
-    again = recipe.loads(recipe.to_yaml(loaded))
+    again = recipe.loads(resolved.to_yaml(loaded))
     assert again.data == loaded.data
 
 
@@ -236,7 +237,7 @@ def test_shards_train_to_the_bytes_that_files_do(tones: Path, tmp_path: Path) ->
     torch.set_num_threads(1)
     folder = tmp_path / "shards"
     folder.mkdir()
-    assert len(shards.write(manifest.read(tones), folder, "set", 20_000)) > 1
+    assert len(shards.write(reading.read(tones), folder, "set", 20_000)) > 1
     given = ["train.epochs=1", "train.batch_size=4", "data.valid_fraction=0", "data.cache=none"]
 
     def weights(name: str, source: Path, *limits: dict[str, Any]) -> str:

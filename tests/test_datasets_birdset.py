@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from minisets import RATE, put, sound
 
-from audiossl.data import datasets, manifest
+from audiossl.data import datasets, splitting
 from audiossl.data.clip import clip_seconds, read_clip
 from audiossl.data.datasets import birdset
-from audiossl.data.manifest import Row
+from audiossl.data.rows import Row
 from audiossl.errors import UsageError
 
 CODES = ["gcrfin", "whcspa", "amepip"]
@@ -108,7 +108,7 @@ def test_saved_to_disk_the_sounds_are_read_out_of_the_table(
     ]  # fmt: skip
     assert [round(clip_seconds(row)) for row in rows] == [1, 2, 3, 5, 5]
     assert [len(read_clip(row, RATE)) for row in rows] == [RATE * n for n in (1, 2, 3, 5, 5)]
-    train, valid = manifest.split(rows, valid_split="test")
+    train, valid = splitting.split(rows, valid_split="test")
     assert (len(train), len(valid)) == (3, 2)
 
 

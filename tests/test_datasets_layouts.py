@@ -11,9 +11,9 @@ import minisets
 import pytest
 from minisets import put, segments
 
-from audiossl.data import datasets, manifest
+from audiossl.data import datasets, splitting
 from audiossl.data.datasets import speech_commands
-from audiossl.data.manifest import Row
+from audiossl.data.rows import Row, labels_of
 from audiossl.errors import UsageError
 
 
@@ -113,7 +113,7 @@ def test_audioset_finds_files_by_every_usual_name_and_counts_the_missing(
         ("eval/-0RWZT-miFs.mp3", "Gush", "eval", "-0RWZT-miFs", "test"),
     ]  # fmt: skip
     assert "1 of 7 files are missing: -0gone-000X_30_40" in caplog.text
-    train, valid = manifest.split(rows, train_folds=["balanced_train"], valid_split="test")
+    train, valid = splitting.split(rows, train_folds=["balanced_train"], valid_split="test")
     assert (len(train), len(valid)) == (3, 1)
     (folder / "class_labels_indices.csv").unlink()  # this package has the table, too
     assert datasets.read("audioset") == rows
@@ -142,11 +142,11 @@ def test_speech_commands(data: Path, version: int, words: int) -> None:
     folder = minisets.speech_commands(data, version)
     rows = datasets.read(f"speech_commands_v{version}")
     assert len(rows) == 6 * words
-    assert len(manifest.labels_of(rows)) == words
+    assert len(labels_of(rows)) == words
     splits = {split: {row.group for row in rows if row.split == split}
               for split in ("train", "valid", "test")}  # fmt: skip
     assert [len(speakers) for speakers in splits.values()] == [2, 2, 2]
-    train, valid = manifest.split(rows)
+    train, valid = splitting.split(rows)
     assert (len(train), len(valid)) == (2 * words, 2 * words)
     for name in ("validation_list.txt", "testing_list.txt"):
         (folder / name).unlink()
@@ -156,7 +156,7 @@ def test_speech_commands(data: Path, version: int, words: int) -> None:
 def test_speech_commands_in_twelve_classes(data: Path) -> None:
     minisets.speech_commands(data)
     rows = datasets.read("speech_commands_v2_12")
-    assert len(manifest.labels_of(rows)) == 12
+    assert len(labels_of(rows)) == 12
     unknown = [row for row in rows if row.labels == ("_unknown_",)]
     assert len(unknown) == 6 * 25
     assert {row.extra["word"] for row in unknown} == {
@@ -174,7 +174,7 @@ def test_speech_commands_in_twelve_classes(data: Path) -> None:
         ("white_noise.wav", 1.0, 2.0, "train"),
         ("white_noise.wav", 1.5, 2.5, "train"),
     ]
-    manifest.split(rows)
+    splitting.split(rows)
     assert sum(row.split == "test" for row in rows) == 2 * 35
     tests = minisets.speech_commands_tests(data)
     rows = [row for row in datasets.read("speech_commands_v2_12") if row.split == "test"]
@@ -234,12 +234,12 @@ def test_fsdd(data: Path) -> None:
         ("recordings/0_jackson_4.wav", "0", "jackson", "jackson", "test"),
         ("recordings/0_jackson_49.wav", "0", "jackson", "jackson", "train"),
     ]
-    train, valid = manifest.split(rows, valid_folds=["theo"])
+    train, valid = splitting.split(rows, valid_folds=["theo"])
     assert {row.group for row in train} == {"jackson"}
     assert (len(train), len(valid)) == (4, 4)
     with pytest.raises(UsageError, match=r"2 groups are in training and in evaluation: 'jackson'"):
-        manifest.split(rows, valid_split="test")
-    train, valid = manifest.split(rows, valid_split="test", crossing="keep")
+        splitting.split(rows, valid_split="test")
+    train, valid = splitting.split(rows, valid_split="test", crossing="keep")
     assert (len(train), len(valid)) == (8, 8)
     put(folder / "recordings" / "eight.wav")
     with pytest.raises(UsageError, match=r"eight\.wav: expected a name such as 7_jackson_32\.wav"):

@@ -22,7 +22,9 @@ from safetensors.torch import load_file
 from torch.distributed import TCPStore
 
 from audiossl.data import manifest
-from audiossl.data.loader import Stream, valid_loader
+from audiossl.data.draws import Stream
+from audiossl.data.loader import valid_loader
+from audiossl.data.rows import Row
 from audiossl.engine import checkpoint, distributed
 from audiossl.engine.distributed import Team
 from audiossl.engine.parallel import clip_gradients
@@ -54,9 +56,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         label = ("low", "mid", "high")[i % 3]
         known = (label,) if i % 9 < 3 else ()
         rows.append(
-            manifest.Row(
-                path, labels=(label,), known=known, split="train" if i < 19 else "valid", number=i
-            )
+            Row(path, labels=(label,), known=known, split="train" if i < 19 else "valid", number=i)
         )
     manifest.write(folder / "train.csv", [row for row in rows if row.split == "train"])
     manifest.write(folder / "valid.csv", [row for row in rows if row.split == "valid"])

@@ -18,7 +18,7 @@ import soundfile
 from audiossl.errors import ModelError
 from audiossl.hub import facts
 from audiossl.hub import find as hub
-from audiossl.hub import folder as hub_folder
+from audiossl.hub.folder import verify
 
 pytest_plugins = ("modelfolders",)
 
@@ -71,7 +71,7 @@ PLACES: dict[str, Callable[[str, Path], int]] = {
     "hub.resolve": through_python(hub.resolve),
     "hub.describe": through_python(facts.describe),
     "hub.digest": through_python(facts.digest),
-    "hub.verify": through_python(lambda path: hub_folder.verify(Path(path))),
+    "hub.verify": through_python(lambda path: verify(Path(path))),
     "models show": lambda path, tmp: run_command("models", "show", path),
     "models show --labels": lambda path, tmp: run_command("models", "show", path, "--labels"),
     "models path": lambda path, tmp: run_command("models", "path", path),

@@ -18,8 +18,10 @@ import torch
 from audiossl import frontend as frontends
 from audiossl.audio import reading as audio
 from audiossl.data.clip import fill, read_clip
-from audiossl.data.loader import SKIPPED, Clips, Draw, Stream, Windows, train_loader
-from audiossl.data.manifest import Member, Row
+from audiossl.data.clips import Clips, Windows
+from audiossl.data.draws import SKIPPED, Draw, Stream
+from audiossl.data.loader import train_loader
+from audiossl.data.rows import Member, Row
 from audiossl.data.spectrogram_cache import Features
 from audiossl.errors import InputError, OutputError, RecipeError
 

@@ -10,7 +10,7 @@ import torch
 from tinyrun import Fit, digests, lines
 
 from audiossl.data import spectrogram_cache as features
-from audiossl.data.loader import Draw
+from audiossl.data.draws import Draw
 from audiossl.engine.job import prepare, seed_all
 from audiossl.errors import RecipeError, UsageError
 from audiossl.recipe import loading as recipe

@@ -10,7 +10,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audiossl.data.manifest import Row
+from audiossl.data.rows import Row
 from audiossl.errors import UsageError
 from audiossl.evaluate import fewshot
 

@@ -17,11 +17,11 @@ from audiossl import caches
 from audiossl.caches import sha256
 from audiossl.errors import ModelError, OutputError
 from audiossl.hub import cache as hub_cache
-from audiossl.hub import facts as hub_facts
 from audiossl.hub import find as hub
-from audiossl.hub import folder as hub_folder
 from audiossl.hub.cache import HubName
 from audiossl.hub.config import ModelConfig, config_json
+from audiossl.hub.facts import describe, digest
+from audiossl.hub.folder import verify
 
 pytest_plugins = ("modelfolders",)
 pytestmark = pytest.mark.usefixtures("cache")
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 def test_embedded_models_resolve_by_name() -> None:
     for name in hub.embedded():
         assert hub.resolve(name) == hub.PRETRAINED / name
-        assert hub_folder.verify(hub.resolve(name)) == ["model.safetensors"]
+        assert verify(hub.resolve(name)) == ["model.safetensors"]
 
 
 def test_folders_resolve_by_path(
@@ -114,7 +114,7 @@ def test_only_regular_files_are_opened(folder: Path, part: str) -> None:
 
 
 def test_facts(folder: Path) -> None:
-    facts = hub_facts.describe(str(folder))
+    facts = describe(str(folder))
     assert facts == {
         "name": str(folder),
         "task": "tag",
@@ -125,31 +125,31 @@ def test_facts(folder: Path) -> None:
         "data": ["toys (CC0)", "more toys"],
         "sha256": sha256(folder / "model.safetensors"),
     }
-    assert hub_facts.describe(str(folder), details=True)["labels"] == ["cat", "dog"]
+    assert describe(str(folder), details=True)["labels"] == ["cat", "dog"]
 
 
 def test_the_rate_of_a_preset_is_known(tmp_path: Path) -> None:
     made = write_model(tmp_path / "m", frontend={"preset": "ast"})
-    assert hub_facts.describe(str(made))["rate"] == 16000
+    assert describe(str(made))["rate"] == 16000
 
 
 def test_the_digest_changes_with_weights_and_config(tmp_path: Path) -> None:
     plain = write_model(tmp_path / "a")
-    first = hub_facts.digest(str(plain))
+    first = digest(str(plain))
     (plain / "model.safetensors").write_bytes(save({"x": np.zeros(3, dtype=np.float32)}))
-    second = hub_facts.digest(str(plain))
+    second = digest(str(plain))
     (plain / "config.json").write_text(config_json(ModelConfig(**{**CONFIG, "name": "b"})))
-    assert len({first, second, hub_facts.digest(str(plain))}) == 3
+    assert len({first, second, digest(str(plain))}) == 3
 
 
 def test_verify_compares_what_was_recorded(folder: Path) -> None:
-    assert hub_folder.verify(folder) == []
+    assert verify(folder) == []
     recorded = ModelConfig(**CONFIG, sha256=sha256(folder / "model.safetensors"))
     (folder / "config.json").write_text(config_json(recorded))
-    assert hub_folder.verify(folder) == ["model.safetensors"]
+    assert verify(folder) == ["model.safetensors"]
     flip(folder / "model.safetensors")
     with pytest.raises(ModelError, match="damaged"):
-        hub_folder.verify(folder)
+        verify(folder)
 
 
 # The cache
@@ -160,7 +160,7 @@ def test_cached_models_are_found_by_branch_commit_and_part_of_it() -> None:
     for revision in ("", "@main", f"@{COMMIT}", f"@{COMMIT[:7]}"):
         assert hub.resolve(f"hf:org/m{revision}") == made
     assert hub.here() == [*hub.embedded(), "hf:org/m"]
-    facts = hub_facts.describe("hf:org/m")
+    facts = describe("hf:org/m")
     assert (facts["name"], facts["commit"]) == ("hf:org/m", COMMIT)
     assert facts["licence"] == "MIT"
 
@@ -191,10 +191,10 @@ def test_what_is_not_in_the_cache_is_not_guessed(revision: str) -> None:
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_a_flipped_bit_in_the_cache_is_found(name: str) -> None:
     made = put("hf:org/m")
-    assert hub_folder.verify(made) == ["config.json", "model.safetensors"]
+    assert verify(made) == ["config.json", "model.safetensors"]
     flip(made / name)
     with pytest.raises(ModelError, match=rf"{name}|config") as caught:
-        hub_folder.verify(made)
+        verify(made)
     if name == "model.safetensors":
         assert f"run `audiossl models pull hf:org/m@{COMMIT}`" in str(caught.value)
 
@@ -216,7 +216,7 @@ def test_a_broken_receipt_is_no_receipt(text: str) -> None:
     made = put("hf:org/m")
     (made / "receipt.json").write_text(text)
     with pytest.raises(ModelError, match=r"receipt\.json"):
-        hub_folder.verify(made)
+        verify(made)
 
 
 def test_a_receipt_cannot_point_elsewhere() -> None:
@@ -225,7 +225,7 @@ def test_a_receipt_cannot_point_elsewhere() -> None:
     data["files"]["../../pins.json"] = data["files"]["config.json"]
     (made / "receipt.json").write_text(json.dumps(data))
     with pytest.raises(ModelError, match="not a receipt"):
-        hub_folder.verify(made)
+        verify(made)
 
 
 def test_lost_pins_lose_no_model() -> None:

@@ -17,8 +17,10 @@ import torch
 from audiossl.config.sections import Augment
 from audiossl.data import loader
 from audiossl.data.clip import clip_seconds, read_clip
-from audiossl.data.loader import Clips, Draw, Stream, Windows, fill
-from audiossl.data.manifest import Member, Row
+from audiossl.data.clips import Clips, Windows, count_files
+from audiossl.data.draws import SKIPPED, Draw, Stream
+from audiossl.data.loader import fill
+from audiossl.data.rows import Member, Row
 from audiossl.data.skips import Skips
 from audiossl.errors import InputError, UsageError
 
@@ -170,7 +172,7 @@ def test_an_unreadable_file_is_replaced_by_the_next_and_named(rows: list[Row], c
         items.fill_cache()
     item = items[Draw(0, 9, 2)]
     assert item["index"] == 0
-    assert [path for path, _ in item[loader.SKIPPED]] == [str(rows[2].path), str(rows[3].path)]
+    assert [path for path, _ in item[SKIPPED]] == [str(rows[2].path), str(rows[3].path)]
     expected = clips(rows)[Draw(0, 9, 0)]
     torch.testing.assert_close(item["wave"], expected["wave"], atol=1e-3, rtol=1e-3)
     for row in rows:
@@ -201,7 +203,7 @@ def test_an_unreadable_file_in_evaluation_is_unknown(rows: list[Row]) -> None:
     item = windows[1]
     assert item["target"].tolist() == [-1, -1]
     assert not item["wave"].any()
-    assert item[loader.SKIPPED][0][0] == str(rows[1].path)
+    assert item[SKIPPED][0][0] == str(rows[1].path)
 
 
 def test_too_many_unreadable_files_end_the_run() -> None:
@@ -220,13 +222,13 @@ def test_files_are_counted_once_however_many_rows_they_have(
     parts = [replace(rows[3], start=i / 4, end=i / 4 + 0.25, number=i) for i in range(12)]
     short = {"crop_seconds": 0.25}
     train, valid = clips([*parts, rows[0]], **short), Windows(rows[:2], [], RATE, 0.25, "zero")
-    assert (loader.count_files(train, valid), loader.count_files(train, None)) == (3, 2)
+    assert (count_files(train, valid), count_files(train, None)) == (3, 2)
     folder = tmp_path / "wind"
     folder.mkdir()
     for i in range(5):
         soundfile.write(folder / f"{i}.wav", ramp(0.5), RATE)
     augment = Augment(background=str(folder), background_noise=1)
-    assert loader.count_files(clips(parts, **short, augment=augment), valid) == 3 + 5
+    assert count_files(clips(parts, **short, augment=augment), valid) == 3 + 5
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -238,7 +240,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(rows: list[Row], workers
         return list(islice(loader.train_loader(items, Stream(4, 3, 0), count), 6))
 
     for alone, shared in zip(take(0), take(workers), strict=True):
-        assert alone[loader.SKIPPED] == shared[loader.SKIPPED]
+        assert alone[SKIPPED] == shared[SKIPPED]
         for name in ("wave", "target", "index"):
             assert torch.equal(alone[name], shared[name])
 
@@ -302,4 +304,4 @@ def test_a_clip_within_another_file_is_read_as_from_its_own(
         offset += len(sound)
     assert part.name == f"{path}/3.wav"
     broken = replace(part, member=Member("x.wav", 2, 50))
-    assert clips([broken, part])[Draw(0, 0, 0)][loader.SKIPPED][0][0] == f"{path}/x.wav"
+    assert clips([broken, part])[Draw(0, 0, 0)][SKIPPED][0][0] == f"{path}/x.wav"

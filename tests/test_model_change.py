@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from audiossl.engine.job import build_model
+from audiossl.engine.starting_model import build_model
 from audiossl.errors import RecipeError
 from audiossl.hub.config import ModelConfig
 from audiossl.model import Model, save_model

@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from audiossl import model as model_folders
 from audiossl import models
-from audiossl.engine import job, train
+from audiossl.engine import starting_model, train
 from audiossl.errors import ModelError, RecipeError
 from audiossl.hub import convert, writing
 from audiossl.models.parts.published import Checkpoint
@@ -421,7 +421,7 @@ def test_the_esc50_recipe_starts_from_a_released_file(tmp_path):
     start = convert.convert(Checkpoint(released()))
     writing.write_folder(start.tensors, start.config, tmp_path / "passt")
     given = [f"model.from={tmp_path / 'passt'}", "data.labels=[rain, wind]"]
-    model = job.build_model(recipe.load("passt_esc50", given))
+    model = starting_model.build_model(recipe.load("passt_esc50", given))
     encoder = model.encoder
     assert (encoder.patchout_time, encoder.patchout_frequency) == (10, 5)
     for name, value in encoder.state_dict().items():
@@ -445,4 +445,4 @@ def test_wrong_arguments_are_named():
         models.build("passt", size="medium")
     given = ["data.labels=[a, b]", "model.architecture.patchout_tme=3"]
     with pytest.raises(RecipeError, match="patchout_tme"):
-        job.build_model(recipe.load("tiny/passt", given))
+        starting_model.build_model(recipe.load("tiny/passt", given))

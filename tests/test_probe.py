@@ -17,10 +17,11 @@ import pytest
 import soundfile
 from probe_clips import LABELS, convolutional, transformer, write_clips
 
-from audiossl.data.manifest import Row
+from audiossl.data.rows import Row
 from audiossl.errors import UsageError
 from audiossl.evaluate import probe, probes
-from audiossl.evaluate.probe import Evaluation, Options, Result, opened
+from audiossl.evaluate.evaluation import UNSEEN, Evaluation, Options, Result, is_single, standard
+from audiossl.evaluate.probe import opened
 from audiossl.evaluate.probe_record import ProbeRecord
 from audiossl.evaluate.probes import Settings
 from audiossl.evaluate.tokens import Tokens
@@ -126,11 +127,11 @@ def test_labels_of_tested_clips_teach_nothing() -> None:
 
 def test_standardisation_is_of_the_training_clips_and_can_be_left_out() -> None:
     train = np.random.default_rng(0).normal(3, [1, 50, 0], (30, 3)).astype(np.float32)
-    mean, scale = probe.standard(train)
+    mean, scale = standard(train)
     np.testing.assert_allclose(mean, train.mean(0), atol=1e-4)
     np.testing.assert_allclose(scale[1], train[:, 1].std(), rtol=1e-5)
     assert scale[2] == pytest.approx(0.1 * train.std(0).mean(), rel=1e-4)
-    np.testing.assert_array_equal(probe.standard(np.ones((4, 2), np.float32))[1], [1, 1])
+    np.testing.assert_array_equal(standard(np.ones((4, 2), np.float32))[1], [1, 1])
     rows = names(24, fold="12")
     scores = []
     for standardise in (True, False):
@@ -198,22 +199,22 @@ def test_a_class_that_was_never_trained_on_scores_last() -> None:
             for i, row in enumerate(names(36))]  # fmt: skip
     (result,) = made_up(rows, settings=QUICK).results()
     unit = next(unit for unit in result.units if unit.split.name == "fold 1")
-    assert (unit.scores[:, 2] == probe.UNSEEN).all()
+    assert (unit.scores[:, 2] == UNSEEN).all()
     assert (unit.scores[:, :2] >= 0).all()
 
 
 def test_the_data_decide_whether_clips_have_one_label() -> None:
     one = names(12, fold="12")
-    assert probe.is_single(one)
-    assert not probe.is_single(one, "multi")
+    assert is_single(one)
+    assert not is_single(one, "multi")
     for other in (
         replace(one[0], labels=("a", "b")),
         replace(one[0], labels=()),
         replace(one[0], known=("b",)),
     ):
-        assert not probe.is_single([*one, other])
+        assert not is_single([*one, other])
         with pytest.raises(UsageError, match="task single"):
-            probe.is_single([*one, other], "single")
+            is_single([*one, other], "single")
     metrics = by_metric(next(made_up(one, settings=QUICK, task="multi").results()).records)
     assert set(metrics) >= {"top1", "cmap", "auroc", "map_samples"}
     metrics = by_metric(next(made_up(one, settings=QUICK).results()).records)

@@ -17,7 +17,7 @@ import audiossl
 from audiossl import models
 from audiossl.audio import reading as audio
 from audiossl.audio.sources import unreadable
-from audiossl.data.manifest import Row
+from audiossl.data.rows import Row
 from audiossl.errors import InputError, OutputError
 from audiossl.evaluate import features
 from audiossl.evaluate.features import Extractor, Features, extract

@@ -17,6 +17,7 @@ from audiossl import methods
 from audiossl.config import typed_yaml
 from audiossl.errors import RecipeError, UsageError
 from audiossl.recipe import loading as recipe
+from audiossl.recipe import resolved
 
 GOOD = """\
 # A recipe for the tests.
@@ -325,7 +326,7 @@ def test_recipes_of_the_package_load_have_a_description_and_survive_a_round_trip
     got = recipe.load(name)
     assert got.description
     assert got.name == name
-    again = recipe.loads(recipe.to_yaml(got), name)
+    again = recipe.loads(resolved.to_yaml(got), name)
     assert again == got
 
 
@@ -335,7 +336,7 @@ def test_resolved_recipe_keeps_text_that_looks_like_something_else(tmp_path: Pat
     )
     text = text.replace("stem: 32", "stem: 32, widths: ['1', 'true', '~', x]")
     got = load_text(text, tmp_path)
-    assert recipe.loads(recipe.to_yaml(got), got.name) == got
+    assert recipe.loads(resolved.to_yaml(got), got.name) == got
     assert got.model.architecture == {
         "name": "dscnn",
         "stem": 32,

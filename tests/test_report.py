@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audiossl.data.manifest import Row
+from audiossl.data.rows import Row
 from audiossl.errors import InputError, OutputError, UsageError
 from audiossl.evaluate import charts, projection, report
-from audiossl.evaluate.probe import Evaluation, Options, Result
+from audiossl.evaluate.evaluation import Evaluation, Options, Result
 from audiossl.evaluate.probes import Settings
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

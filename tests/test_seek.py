@@ -15,8 +15,9 @@ import soundfile
 
 from audiossl.audio import reading as audio
 from audiossl.data.clip import Forward, read_clip
-from audiossl.data.loader import Clips, Draw, Windows
-from audiossl.data.manifest import Row
+from audiossl.data.clips import Clips, Windows
+from audiossl.data.draws import Draw
+from audiossl.data.rows import Row
 from audiossl.errors import InputError, UsageError
 
 RATE = 16000

@@ -17,10 +17,12 @@ import pytest
 import soundfile
 import torch
 
-from audiossl.data import clip, manifest, shards, tar_index
+from audiossl.data import clip, manifest, reading, shards, splitting, tar_index
 from audiossl.data.clip import read_clip
-from audiossl.data.loader import Clips, Draw, Stream, Windows, train_loader
-from audiossl.data.manifest import Row
+from audiossl.data.clips import Clips, Windows
+from audiossl.data.draws import Draw, Stream
+from audiossl.data.loader import train_loader
+from audiossl.data.rows import Row, fingerprint
 from audiossl.errors import InputError, OutputError, UsageError
 
 RATE = 8000
@@ -76,7 +78,7 @@ def content(row: Row) -> bytes:
 
 
 def test_what_is_written_is_read(rows: list[Row], folder: Path) -> None:
-    found = manifest.read(folder)
+    found = reading.read(folder)
     assert [facts(row) for row in found] == [facts(row) for row in rows]
     assert [content(row) for row in found] == [content(row) for row in rows]
     for row, source in zip(found, rows, strict=True):
@@ -96,7 +98,7 @@ def test_webdataset_reads_the_same(rows: list[Row], folder: Path) -> None:
 
     urls = [str(path) for path in sorted(folder.glob("*.tar"))]
     samples = list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False))
-    found = manifest.read(folder)
+    found = reading.read(folder)
     ours: dict[str, Row] = {row.member.name: row for row in found if row.member}
     theirs = {f"{s['__key__']}.{suffix}": (s[suffix], json.loads(s["json"]))
               for s in samples for suffix in ("wav", "flac", "ogg") if suffix in s}  # fmt: skip
@@ -124,7 +126,7 @@ def test_what_the_library_writes_is_read(tmp_path: Path) -> None:
                 "json": text,
             }
             writer.write(sample)
-    found = manifest.read(f"{tmp_path}/w-{{000000..000002}}.tar")
+    found = reading.read(f"{tmp_path}/w-{{000000..000002}}.tar")
     assert [row.labels for row in found] == [("7",)] * 5
     assert found[3].extra == {"caption": "rain falls", "n": "3", "label": "x"}
     assert [row.number for row in found] == list(range(5))
@@ -135,11 +137,11 @@ def test_what_the_library_writes_is_read(tmp_path: Path) -> None:
 def test_the_same_rows_give_the_same_bytes_and_shards_can_be_cut_anew(
     rows: list[Row], folder: Path, tmp_path: Path
 ) -> None:
-    for again in (rows, manifest.read(folder)):
+    for again in (rows, reading.read(folder)):
         for path in shards.write(again, tmp_path, "set", 40_000, overwrite=True):
             assert path.read_bytes() == (folder / path.name).read_bytes()
-    (one,) = shards.write(manifest.read(folder), tmp_path, "one")
-    assert [facts(row) for row in manifest.read(one)] == [facts(row) for row in rows]
+    (one,) = shards.write(reading.read(folder), tmp_path, "one")
+    assert [facts(row) for row in reading.read(one)] == [facts(row) for row in rows]
 
 
 def test_a_shard_is_walked_once(
@@ -149,11 +151,11 @@ def test_a_shard_is_walked_once(
     walks = []
     scan = tar_index.scan
     monkeypatch.setattr(tar_index, "scan", lambda path: walks.append(path) or scan(path))
-    first = manifest.read(path)
-    assert manifest.read(path) == first
+    first = reading.read(path)
+    assert reading.read(path) == first
     assert walks == [path]
     os.utime(path, ns=(1, 1))  # another time of change: perhaps other content
-    assert manifest.read(path) == first
+    assert reading.read(path) == first
     assert walks == [path, path]
     beside = path.with_name("set-000000.tar.index")
     values = json.loads(beside.read_bytes())
@@ -161,7 +163,7 @@ def test_a_shard_is_walked_once(
     entries = [json.dumps({**values, "entries": each}) for each in wrong]
     for damaged in ("", "[]", "{", *entries):
         beside.write_text(damaged)
-        assert manifest.read(path) == first
+        assert reading.read(path) == first
     assert len(walks) == 8
 
 
@@ -171,35 +173,35 @@ def test_the_index_of_a_folder_that_cannot_be_written_is_in_the_cache(
     (path,) = shards.write(rows, tmp_path, "set")
     monkeypatch.setenv("AUDIOSSL_CACHE", str(tmp_path / "cache"))
     path.with_name("set-000000.tar.index").mkdir()  # a file of this name cannot be made
-    first = manifest.read(path)
+    first = reading.read(path)
     assert len(list((tmp_path / "cache" / "shards").iterdir())) == 1
     monkeypatch.setattr(tar_index, "scan", lambda path: pytest.fail("walked again"))
-    assert manifest.read(path) == first
+    assert reading.read(path) == first
 
 
 def test_names_of_shards(rows: list[Row], folder: Path, tmp_path: Path) -> None:
-    whole = manifest.read(folder)
-    assert manifest.read(f"{folder}/set-{{000000..000002}}.tar") == whole
-    assert manifest.read(f"{folder}/set-*.tar") == whole
-    assert manifest.read(f"{folder}/set-00000{{0,1,2}}.tar") == whole
-    one = manifest.read(folder / "set-000001.tar")
+    whole = reading.read(folder)
+    assert reading.read(f"{folder}/set-{{000000..000002}}.tar") == whole
+    assert reading.read(f"{folder}/set-*.tar") == whole
+    assert reading.read(f"{folder}/set-00000{{0,1,2}}.tar") == whole
+    one = reading.read(folder / "set-000001.tar")
     assert [row.extra for row in one] == [row.extra for row in whole if row.path == one[0].path]
     with pytest.raises(UsageError, match=r"2 of 5 missing: .*set-000003\.tar, \.\.\.$"):
-        manifest.read(f"{folder}/set-{{000000..000004}}.tar")
+        reading.read(f"{folder}/set-{{000000..000004}}.tar")
     with pytest.raises(UsageError, match=r"1 of 1 missing: .*none-\*\.tar$"):
-        manifest.read(f"{folder}/none-*.tar")
+        reading.read(f"{folder}/none-*.tar")
     with pytest.raises(UsageError, match="Unbalanced braces"):
-        manifest.read(f"{folder}/set-{{0.tar")
+        reading.read(f"{folder}/set-{{0.tar")
     with pytest.raises(UsageError, match="stands for more than 1,000,000 shards"):
-        manifest.read(f"{folder}/set-{{0..9999}}-{{0..9999}}.tar")
+        reading.read(f"{folder}/set-{{0..9999}}-{{0..9999}}.tar")
     with pytest.raises(UsageError, match="compressed tar cannot be read in place"):
-        manifest.read(tmp_path / "a.tar.gz")
+        reading.read(tmp_path / "a.tar.gz")
     (tmp_path / "a.tar").write_bytes(bytes(10240))
     with pytest.raises(UsageError, match="no audio in these shards"):
-        manifest.read(tmp_path / "a.tar")
+        reading.read(tmp_path / "a.tar")
     (tmp_path / "b.wav").write_bytes(b"x")
     with pytest.raises(UsageError, match=r"holds shards and loose audio \(b\.wav\)"):
-        manifest.read(tmp_path)
+        reading.read(tmp_path)
 
 
 def test_without_the_library_a_folder_still_works(
@@ -208,15 +210,15 @@ def test_without_the_library_a_folder_still_works(
     for name in [name for name in sys.modules if name.startswith("webdataset")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "webdataset", None)
-    assert len(manifest.read(folder)) == len(rows)
+    assert len(reading.read(folder)) == len(rows)
     with pytest.raises(UsageError, match=r"need the webdataset library \(pip install"):
-        manifest.read(f"{folder}/set-{{000000..000002}}.tar")
+        reading.read(f"{folder}/set-{{000000..000002}}.tar")
     with pytest.raises(UsageError, match="written by the webdataset library"):
         shards.write(rows, tmp_path, "set")
 
 
 def test_any_number_of_workers_gives_the_same_batches_from_any_place(folder: Path) -> None:
-    found = manifest.read(folder)
+    found = reading.read(folder)
 
     def batches(workers: int, start: int, count: int) -> list[torch.Tensor]:
         items = Clips(found, ["dog"], RATE, 0.5, seed=3)
@@ -233,7 +235,7 @@ def test_any_number_of_workers_gives_the_same_batches_from_any_place(folder: Pat
 
 
 def test_no_descriptor_is_left_open(folder: Path) -> None:
-    items = Clips(manifest.read(folder), ["dog"], RATE, 0.5)
+    items = Clips(reading.read(folder), ["dog"], RATE, 0.5)
     items[Draw(0, 0, 0)]
     before = len(os.listdir("/dev/fd"))
     for i in range(20):
@@ -266,7 +268,7 @@ def test_a_shard_that_shrinks_after_its_index_is_a_bad_clip(
     rows: list[Row], tmp_path: Path
 ) -> None:
     (path,) = shards.write(rows, tmp_path, "set")
-    found = manifest.read(path)
+    found = reading.read(path)
     os.truncate(path, 20_000)
     items = Clips(found, [], RATE, 0.5)
     skipped = items[Draw(0, 0, 6)]["skipped"]
@@ -278,7 +280,7 @@ def test_a_shard_that_shrinks_after_its_index_is_a_bad_clip(
 
 def test_old_shards_are_kept_or_replaced(rows: list[Row], tmp_path: Path) -> None:
     shards.write(rows, tmp_path, "set", 40_000)
-    manifest.read(tmp_path)
+    reading.read(tmp_path)
     for name in ("set-train.tar", "set-2-000000.tar", "set-1.tar", "set-0000001.tar"):
         (tmp_path / name).write_bytes(b"not of this set")
     others = {path.name for path in tmp_path.iterdir() if path.stat().st_size == 15}
@@ -290,14 +292,14 @@ def test_old_shards_are_kept_or_replaced(rows: list[Row], tmp_path: Path) -> Non
     assert {path.name for path in tmp_path.iterdir()} == {
         *others, "other-000000.tar", "set-000000.tar"
     }  # fmt: skip
-    assert [facts(row) for row in manifest.read(one)] == [facts(row) for row in rows[:2]]
+    assert [facts(row) for row in reading.read(one)] == [facts(row) for row in rows[:2]]
 
 
 def test_shards_may_be_cut_anew_in_their_own_place(rows: list[Row], tmp_path: Path) -> None:
     shards.write(rows, tmp_path, "set", 40_000)
-    (one,) = shards.write(manifest.read(tmp_path), tmp_path, "set", overwrite=True)
+    (one,) = shards.write(reading.read(tmp_path), tmp_path, "set", overwrite=True)
     assert list(tmp_path.iterdir()) == [one]
-    found = manifest.read(tmp_path)
+    found = reading.read(tmp_path)
     assert [facts(row) for row in found] == [facts(row) for row in rows]
     assert [content(row) for row in found] == [content(row) for row in rows]
 
@@ -323,13 +325,13 @@ def test_a_name_that_leads_elsewhere(name: str, rows: list[Row], tmp_path: Path)
 
 
 def test_rows_of_shards_split_by_their_groups_or_files(folder: Path) -> None:
-    found = manifest.read(folder)
-    train, valid = manifest.split(found, valid_fraction=0.5)
+    found = reading.read(folder)
+    train, valid = splitting.split(found, valid_fraction=0.5)
     assert train
     assert valid
     assert not {row.group for row in train if row.group} & {row.group for row in valid}
     with pytest.raises(UsageError, match="in training and in evaluation"):
-        manifest.check_disjoint(found[-3:-1], found[-1:])
-    assert len(manifest.fingerprint(found)) == 64
+        splitting.check_disjoint(found[-3:-1], found[-1:])
+    assert len(fingerprint(found)) == 64
     with pytest.raises(UsageError, match="no place in a table"):
         manifest.write(folder / "x.csv", found)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from audiossl import model as model_folders
 from audiossl import models
-from audiossl.engine.job import build_model
+from audiossl.engine.starting_model import build_model
 from audiossl.errors import ModelError
 from audiossl.hub import convert
 from audiossl.methods.ssast import JointObjective

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from audiossl.data.augment import mix_at_snr
 from audiossl.errors import RecipeError
 from audiossl.hub.config import ModelConfig
 from audiossl.methods import supervised
+from audiossl.methods.parts.augment import mix_at_snr
 from audiossl.methods.supervised import Config, Method
 from audiossl.model import Model
 

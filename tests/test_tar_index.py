@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from audiossl.data import manifest, shards, tar_index
-from audiossl.data.manifest import Member
+from audiossl.data import reading, shards, tar_index
+from audiossl.data.rows import Member
 from audiossl.errors import AudiosslError, InputError
 
 # What a shard must not be. Each entry makes a tar file of bytes.
@@ -95,7 +95,7 @@ def test_bad_shards_are_named(name: str, tmp_path: Path) -> None:
     path = tmp_path / "bad-000000.tar"
     path.write_bytes(make())
     with pytest.raises(InputError) as caught:
-        manifest.read(path)
+        reading.read(path)
     assert "bad-000000.tar" in caught.value.message
     assert message in caught.value.message
     assert [item.name for item in tmp_path.iterdir() if item.suffix == ".wav"] == []
@@ -109,9 +109,9 @@ def test_a_cut_shard_is_named_wherever_it_is_cut(tmp_path: Path) -> None:
     for size in sizes:
         path.write_bytes(GOOD[:size])
         with pytest.raises(InputError, match=r"cut\.tar: .*cut"):
-            manifest.read(path)
+            reading.read(path)
     path.write_bytes(GOOD[: end + 512])
-    assert [row.member for row in manifest.read(path)] == [
+    assert [row.member for row in reading.read(path)] == [
         Member("a.wav", 512, 700),
         Member("b.wav", 3072, 700),
     ]
@@ -141,5 +141,5 @@ def test_folders_hidden_and_other_files_are_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     names = ["d/a.b.wav", "d/a.txt", "d/._c.wav", "d/c.WAV", "README", "d.e/f.flac"]
     path.write_bytes(tar(special("d", tarfile.DIRTYPE), *((name, b"x") for name in names)))
-    names = [row.member.name for row in manifest.read(path) if row.member]
+    names = [row.member.name for row in reading.read(path) if row.member]
     assert names == ["d/c.WAV", "d.e/f.flac"]

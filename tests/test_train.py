@@ -16,7 +16,7 @@ import torch
 from tinyrun import Fit, Listener, digests, lines
 
 from audiossl import methods
-from audiossl.data import manifest
+from audiossl.data import manifest, reading
 from audiossl.engine import checkpoint, job, train
 from audiossl.engine.log import Metrics
 from audiossl.errors import InputError, RecipeError, UsageError
@@ -176,7 +176,7 @@ def test_bad_files_are_counted_among_files_not_rows(
     """Of 24 files in 192 rows 3 are bad: an eighth, not a 64th."""
     copy = shutil.copytree(tiny_clips, tmp_path / "clips")
     rows = [
-        replace(row, start=i / 8, end=(i + 1) / 8) for row in manifest.read(copy) for i in range(8)
+        replace(row, start=i / 8, end=(i + 1) / 8) for row in reading.read(copy) for i in range(8)
     ]
     manifest.write(copy / "parts.csv", rows)
     for i in range(3):
@@ -203,7 +203,7 @@ def test_data_problems_are_said_before_anything_is_written(fit: Fit, tmp_path: P
 def test_a_separate_evaluation_table(fit: Fit, tiny_clips: Path, tmp_path: Path) -> None:
     from audiossl.data import manifest
 
-    rows = manifest.read(tiny_clips)
+    rows = reading.read(tiny_clips)
     manifest.write(tiny_clips / "train.csv", [row for row in rows if "0" not in row.path.name])
     manifest.write(tiny_clips / "valid.csv", [row for row in rows if "0" in row.path.name])
     tables = [f"data.train={tiny_clips / 'train.csv'}", f"data.valid={tiny_clips / 'valid.csv'}"]

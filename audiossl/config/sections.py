@@ -208,3 +208,6 @@ class Recipe:
     train: TrainSection
     out: str
     description: str = ""
+
+
+SECTIONS = {"model": ModelSection, "data": DataSection, "train": TrainSection}

@@ -340,3 +340,9 @@ def _sequence(origin: Any, arguments: tuple[Any, ...], node: Node, key: str) -> 
         build(kind, item, f"{key}.{i}")
         for i, (kind, item) in enumerate(zip(arguments, items, strict=True))
     )
+
+
+def as_map(node: Node, key: str) -> dict[str, Node]:
+    if node.keys is None:
+        raise fail(key, f"expected keys, got {node.shown()}", node.where)
+    return node.keys

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from audiossl.audio import reading as audio
-from audiossl.data.manifest import Row
+from audiossl.data.rows import Row
 from audiossl.data.tar_index import Slice
 from audiossl.errors import InputError
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from audiossl.audio.names import SUFFIXES
-from audiossl.data.manifest import Row
+from audiossl.data.rows import Row
 from audiossl.errors import UsageError
 
 

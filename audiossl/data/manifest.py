@@ -20,84 +20,19 @@ Any further column is kept in `Row.extra`.
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from audiossl.audio.names import SUFFIXES
+from audiossl.data.rows import COLUMNS, Row, inside
 from audiossl.errors import UsageError
 
-COLUMNS = ("path", "start", "end", "labels", "known", "fold", "group", "split")
 SEPARATOR = ";"
-UNKNOWN = -1.0  # target of a class that nobody judged
 MAX_CELL = 1 << 20  # characters
-SHOWN = 5  # names in an error
 MAX_SHOWN = 200  # characters of a first line
-
-
-@dataclass(frozen=True)
-class Member:
-    """A file within a file (a tar, an Arrow table): `size` bytes from byte `offset` on."""
-
-    name: str
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True)
-class Row:
-    """One clip. `start`, `end` in seconds, None: the file's own. clip.open_clip opens it.
-
-    `number` is its place in the table, from 0, whatever split it is in. With a `member` the clip is
-    that part of the file `path`.
-    """
-
-    path: Path
-    start: float | None = None
-    end: float | None = None
-    labels: tuple[str, ...] = ()
-    known: tuple[str, ...] = ()
-    fold: str = ""
-    group: str = ""
-    split: str = ""
-    number: int = 0
-    extra: dict[str, str] = field(default_factory=dict, hash=False)
-    member: Member | None = None
-
-    @property
-    def name(self) -> str:
-        """The file as it is shown: `clips/a.wav`, `shards/a-000000.tar/00000017.flac`."""
-        return f"{self.path}/{self.member.name}" if self.member else str(self.path)
-
-
-def read(path: str | os.PathLike[str], root: str | None = None) -> list[Row]:
-    """Rows of a manifest file, of a folder of audio files or of shards; all files exist.
-
-    Raises UsageError naming the line, or the missing files and their number.
-    """
-    from audiossl.data import folder, shards
-
-    place = Path(path).expanduser()
-    if shards.named(place):
-        return shards.read(place)
-    if place.is_dir():
-        return folder.read(place)
-    rows = _read_csv(place, Path(root).expanduser() if root else place.parent)
-    missing = [row.path for row in rows if not row.path.is_file()]
-    if missing:
-        names = ", ".join(str(name) for name in missing[:SHOWN])
-        more = ", ..." if len(missing) > SHOWN else ""
-        raise UsageError(f"{path}: {len(missing)} of {len(rows)} files are missing: {names}{more}")
-    if not rows:
-        raise UsageError(f"{path}: no row")
-    return rows
 
 
 def write(path: str | os.PathLike[str], rows: Iterable[Row], root: Path | None = None) -> None:
@@ -122,120 +57,6 @@ def encode(rows: Iterable[Row], root: Path) -> bytes:
     return "".join(lines.parts).encode("utf-8", "surrogateescape")
 
 
-def labels_of(rows: Iterable[Row]) -> list[str]:
-    """All labels, sorted."""
-    return sorted({label for row in rows for label in row.labels})
-
-
-def target(row: Row, columns: Mapping[str, int]) -> np.ndarray:
-    """(classes,) float32 of a row: 1 present, 0 absent, -1 unknown; other labels are left out.
-
-    columns: the place of each class.
-    """
-    values = np.full(len(columns), UNKNOWN if row.known else 0.0, np.float32)
-    values[[columns[name] for name in row.known if name in columns]] = 0
-    values[[columns[name] for name in row.labels if name in columns]] = 1
-    return values
-
-
-def targets(rows: Sequence[Row], labels: Sequence[str]) -> np.ndarray:
-    """(rows, classes) float32: `target` of each row."""
-    columns = {label: i for i, label in enumerate(labels)}
-    found = [target(row, columns) for row in rows]
-    return np.array(found, np.float32).reshape(len(rows), len(columns))
-
-
-def split(
-    rows: Sequence[Row],
-    valid_folds: Sequence[str] = (),
-    valid_fraction: float = 0.0,
-    *,
-    train_folds: Sequence[str] = (),
-    valid_split: str = "valid",
-    crossing: str = "error",
-) -> tuple[list[Row], list[Row]]:
-    """(train, valid) rows: by folds, by a fraction of the groups, or by the `split` column.
-
-    Evaluated are rows of the `valid_folds`, or of a fraction of the groups, or else of the
-    `valid_split`; trained on are the others that have split "train" or none, of the `train_folds`
-    if any are named. The fraction goes by a hash of the group's name, so a row added later moves no
-    other row. `crossing`: what to do with groups on both sides, see `apart`.
-    Raises UsageError when a fold does not exist or a group crosses.
-    """
-    pool = [row for row in rows if row.split != "test"]
-    _check_folds(pool, [*valid_folds, *train_folds])
-    if valid_folds:
-        valid = [row for row in pool if row.fold in valid_folds]
-    elif valid_fraction:
-        valid = [row for row in pool if _share(_group(row)) < valid_fraction]
-    else:
-        valid = [row for row in rows if row.split == valid_split]
-    evaluated = {id(row) for row in valid}
-    train = [
-        row
-        for row in pool
-        if row.split != "valid"
-        and id(row) not in evaluated
-        and (not train_folds or row.fold in train_folds)
-    ]
-    return apart(train, valid, crossing), valid
-
-
-def apart(train: Sequence[Row], valid: Sequence[Row], crossing: str = "error") -> list[Row]:
-    """The training rows, given what may be done with groups that are evaluated as well.
-
-    error: nothing. drop: their training rows are left out. keep: they stay, as a published split
-    may have it. Raises UsageError, whatever `crossing` says, when a file is on both sides.
-    """
-    train = list(train)
-    if crossing == "drop":
-        evaluated = {row.group for row in valid} - {""}
-        train = [row for row in train if row.group not in evaluated]
-    elif crossing == "error" and (problem := _crossing_groups(train, valid)):
-        raise UsageError(
-            f"{problem} (data.crossing: drop leaves them out of training, keep does not)"
-        )
-    if problem := _crossing_files(train, valid):
-        raise UsageError(problem)
-    return train
-
-
-def check_disjoint(train: Sequence[Row], valid: Sequence[Row]) -> None:
-    """Raise UsageError when a group or a file is on both sides."""
-    if problem := _crossing_groups(train, valid) or _crossing_files(train, valid):
-        raise UsageError(problem)
-
-
-def balanced_weights(rows: Sequence[Row], labels: Sequence[str]) -> np.ndarray:
-    """(rows,) float64, sum 1: the sum over a row's labels of 1 / (number of rows with that label).
-
-    AST's way (its gen_weight_file.py), up to a constant. A row without label weighs as the mean.
-    """
-    known = set(labels)
-    counts = Counter(label for row in rows for label in set(row.labels) & known)
-    weights = np.array(
-        [sum(1 / counts[label] for label in set(row.labels) & known) for row in rows]
-    )
-    labelled = weights > 0
-    weights[~labelled] = weights[labelled].mean() if labelled.any() else 1.0
-    return weights / weights.sum()
-
-
-def fingerprint(rows: Iterable[Row]) -> str:
-    """Hex sha256 over each row's file name, times, labels, group, and the size of its file.
-
-    Files are not read, which would take hours: other sound in a file of the same name and size
-    is not seen. Folders, folds and splits count only where they change which rows there are.
-    """
-    digest = hashlib.sha256()
-    for row in rows:
-        name = row.path.name if row.member is None else _group(replace(row, group=""))
-        size = row.path.stat().st_size if row.member is None else row.member.size
-        facts = [name, row.start, row.end, row.labels, row.known, row.group, size]
-        digest.update(json.dumps(facts).encode("ascii"))
-    return digest.hexdigest()
-
-
 class _Lines:
     r"""What csv.writer writes to, which quotes a \r only where lines end by \r\n."""
 
@@ -246,7 +67,7 @@ class _Lines:
         self.parts.append(line.removesuffix("\r\n") + "\n")
 
 
-def _read_csv(path: Path, root: Path) -> list[Row]:
+def read_csv(path: Path, root: Path) -> list[Row]:
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             csv.field_size_limit(MAX_CELL)
@@ -295,15 +116,6 @@ def _row(record: Mapping[str | None, str | None], number: int, root: Path, where
     )
 
 
-def inside(name: str, root: Path, where: str) -> Path:
-    """`root / name`, which must not lead out of `root`; a link that the user laid there may."""
-    if not name:
-        raise UsageError(f"{where}: path is empty")
-    if "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise UsageError(f"{where}: path {name!r} leads out of {root}")
-    return root / name
-
-
 def _seconds(text: str, name: str, where: str) -> float | None:
     if not text:
         return None
@@ -324,40 +136,6 @@ def _split_name(text: str, where: str) -> str:
     if text not in ("", "train", "valid", "test"):
         raise UsageError(f"{where}: split: expected train, valid or test, got {text!r}")
     return text
-
-
-def _group(row: Row) -> str:
-    return row.group or (f"{row.path.name}/{row.member.name}" if row.member else row.path.name)
-
-
-def _check_folds(rows: Sequence[Row], folds: Iterable[str]) -> None:
-    known = {row.fold for row in rows}
-    for fold in folds:
-        if fold not in known:
-            raise UsageError(f"no row in fold {fold!r} (folds: {', '.join(sorted(known))})")
-
-
-def _crossing_groups(train: Sequence[Row], valid: Sequence[Row]) -> str:
-    return _crossing("group", {row.group for row in train}, {row.group for row in valid})
-
-
-def _crossing_files(train: Sequence[Row], valid: Sequence[Row]) -> str:
-    return _crossing("file", {row.name for row in train}, {row.name for row in valid})
-
-
-def _crossing(what: str, train: set[str], valid: set[str]) -> str:
-    """What is wrong with names on both sides; empty: nothing."""
-    both = sorted((train & valid) - {""})
-    if not both:
-        return ""
-    are, more = (f"{what}s are", ", ...") if len(both) > 1 else (f"{what} is", "")
-    return f"{len(both)} {are} in training and in evaluation: {both[0]!r}{more}"
-
-
-def _share(name: str) -> float:
-    """A number in [0, 1) that belongs to a name for ever."""
-    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def _cells(row: Row, root: Path) -> list[str]:

@@ -27,7 +27,7 @@ from typing import Any
 
 from audiossl.atomic import atomic_write, sync
 from audiossl.audio.names import SUFFIXES
-from audiossl.data.manifest import COLUMNS, Member, Row
+from audiossl.data.rows import COLUMNS, Member, Row
 from audiossl.data.tar_index import SUFFIX as INDEX
 from audiossl.data.tar_index import Slice, index
 from audiossl.errors import InputError, OutputError, UsageError

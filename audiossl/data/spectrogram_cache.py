@@ -38,7 +38,7 @@ from audiossl.atomic import atomic_write
 from audiossl.audio.sources import unreadable
 from audiossl.audio.windows import windows
 from audiossl.data.clip import clip_blocks, clip_seconds, fill
-from audiossl.data.manifest import Row
+from audiossl.data.rows import Row
 from audiossl.errors import InputError, OutputError, RecipeError
 from audiossl.frontend.spectrogram import Frontend
 

@@ -13,22 +13,17 @@ import numpy as np
 import torch
 
 from audiossl import methods
-from audiossl.data import datasets, manifest
-from audiossl.data.loader import Clips, Windows, count_files
-from audiossl.data.manifest import Row
+from audiossl.data import datasets, reading, splitting
+from audiossl.data.clips import Clips, Windows, count_files
+from audiossl.data.rows import Row, balanced_weights, fingerprint, labels_of
 from audiossl.data.spectrogram_cache import Features
 from audiossl.engine.blocks import set_checkpointing
-from audiossl.errors import ModelError, RecipeError
-from audiossl.hub.config import ModelConfig
-from audiossl.model import Model, load
+from audiossl.engine.starting_model import CROP_SECONDS, build_model
+from audiossl.errors import RecipeError
+from audiossl.model import Model
 from audiossl.recipe.loading import Recipe
 
 EVALUATIONS = 50  # at most, when the recipe does not say how often
-SSAST_BUG = (
-    "ssast_bug"  # of `model.change`: how a position table follows, no argument to build with
-)
-POOL_NORMS = ("norm.", "fc_norm.")  # of an encoder: which there are hangs on how it pools
-CROP_SECONDS = 5.0  # when neither the recipe nor the model says
 
 
 @dataclass
@@ -135,8 +130,8 @@ def read_rows(recipe: Recipe) -> tuple[list[Row], list[Row]]:
     if data.dataset:
         rows = datasets.read(data.dataset, data.root)
     else:
-        rows = manifest.read(source, data.root)
-    train, valid = manifest.split(
+        rows = reading.read(source, data.root)
+    train, valid = splitting.split(
         rows,
         data.valid_folds,
         data.valid_fraction,
@@ -146,8 +141,8 @@ def read_rows(recipe: Recipe) -> tuple[list[Row], list[Row]]:
     )
     if data.valid is not None:
         root = None if data.dataset else data.root
-        valid = [row for row in manifest.read(data.valid, root) if row.split != "train"]
-        train = manifest.apart(train, valid, data.crossing)
+        valid = [row for row in reading.read(data.valid, root) if row.split != "train"]
+        train = splitting.apart(train, valid, data.crossing)
     if not train:
         raise RecipeError(f"recipe data: no row of {source} is left for training")
     return train, valid
@@ -156,77 +151,6 @@ def read_rows(recipe: Recipe) -> tuple[list[Row], list[Row]]:
 def needs_rows(recipe: Recipe) -> bool:
     """Whether the model's size hangs on the data: a head without `data.labels`."""
     return recipe.model.head is not None and recipe.data.labels is None
-
-
-def build_model(recipe: Recipe, rows: Sequence[Row] = ()) -> Model:
-    """The recipe's model, random or `from` another, with a head for the classes of the data."""
-    section, head = recipe.model, recipe.model.head
-    start = load(section.from_) if section.from_ else None
-    old = start.config if start else None
-    if head is not None:
-        labels = recipe.data.labels or manifest.labels_of(rows)
-        if not labels:
-            raise RecipeError("recipe data.labels: missing: the data names no label either")
-        head = {**head, "labels": labels}
-    elif old is not None:
-        head = old.head
-    window = section.window_seconds or recipe.data.crop_seconds or (old and old.window_seconds)
-    change = {key: value for key, value in (section.change or {}).items() if key != SSAST_BUG}
-    architecture = old.architecture if old else section.architecture or {}
-    config = ModelConfig(
-        name=recipe.name,
-        architecture={**architecture, **change},
-        frontend=section.frontend or (_frontend(start, change) if start else {}),
-        head=head,
-        task="tag" if head else "embed",
-        window_seconds=window or CROP_SECONDS,
-        method=recipe.method,
-        licence=section.licence or (old.licence if old else ""),
-        training={
-            "recipe": recipe.name,
-            "seed": recipe.train.seed,
-            "data": datasets.sources(recipe.data),
-        },
-    )
-    if old is not None:
-        config.training["from"] = old.name
-    try:
-        model = Model(config)
-        if start is not None:
-            _adopt(model.encoder, start.encoder, section.change or {})
-    except (TypeError, ValueError, ModelError) as error:
-        key = "model.change" if section.change else "model"
-        raise RecipeError(f"recipe {key}: {error}") from error
-    if start is not None and start.head is not None and _same_head(config, start.config):
-        model.head.load_state_dict(start.head.state_dict())  # type: ignore[union-attr]
-    return model
-
-
-def _frontend(start: Model, change: dict[str, Any]) -> dict[str, Any]:
-    """The model's own; where it cuts to a number of frames, to the encoder's new one."""
-    frontend = dict(start.config.frontend)
-    if "frames" in change and start.frontend.clip.frames is not None:
-        frontend["frames"] = change["frames"]
-    return frontend
-
-
-def _adopt(encoder: Any, other: Any, change: dict[str, Any]) -> None:
-    """Give `encoder` the weights of `other`, which differs by `change`.
-
-    The norm that a change of pooling adds stays new, and one that it takes away is left behind.
-    Raises ValueError naming anything else that does not fit.
-    """
-    if {"frames", "stride", SSAST_BUG} & change.keys() and hasattr(other, "refit"):
-        frames, stride = change.get("frames", other.frames), change.get("stride")
-        other.refit(frames, stride, change.get(SSAST_BUG, False))
-    own, theirs = encoder.state_dict(), other.state_dict()
-    free = POOL_NORMS if {"pooling", "final_norm"} & change.keys() else ()
-    differ = {name for name in own.keys() ^ theirs.keys() if not name.startswith(free)}
-    differ |= {n for n in own.keys() & theirs.keys() if own[n].shape != theirs[n].shape}
-    if differ:
-        some = ", ".join(sorted(differ)[:3])
-        raise ValueError(f"{len(differ)} of its tensors do not fit the weights there are: {some}")
-    encoder.load_state_dict({name: theirs.get(name, own[name]) for name in own})
 
 
 def _with_clips(
@@ -247,22 +171,18 @@ def _with_clips(
         train.fill_cache()
         if valid is not None:
             valid.fill_cache()
-    weights = manifest.balanced_weights(train_rows, labels) if data.balanced else None
+    weights = balanced_weights(train_rows, labels) if data.balanced else None
     rows = [*train_rows, *valid_rows]
     bad = [(clips.rows[i].name, why) for clips in (train, valid) if clips is not None
            for i, why in clips.bad.items()]  # fmt: skip
     files = count_files(train, valid)
-    return Job(recipe, model, method, train, valid, weights, bad, files, manifest.fingerprint(rows))
+    return Job(recipe, model, method, train, valid, weights, bad, files, fingerprint(rows))
 
 
 def _check_labels(labels: Sequence[str], rows: Sequence[Row]) -> None:
     if labels and not any(set(labels) & set(row.labels) for row in rows):
-        found = ", ".join(manifest.labels_of(rows)[:5]) or "none"
+        found = ", ".join(labels_of(rows)[:5]) or "none"
         raise RecipeError(f"recipe data.labels: no training row has one of them (found: {found})")
-
-
-def _same_head(new: ModelConfig, old: ModelConfig) -> bool:
-    return new.head is not None and new.head == old.head
 
 
 def _shallow(config: Any) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from audiossl.engine.step import Update
 from audiossl.errors import OutputError, UsageError
 from audiossl.model import parameters
 from audiossl.recipe import loading as recipes
+from audiossl.recipe import resolved
 from audiossl.recipe.loading import Recipe
 
 RECIPE, FACTS, METRICS, CHECKPOINTS = "recipe.yaml", "run.json", "metrics.jsonl", "checkpoints"
@@ -78,7 +79,7 @@ def open_run(folder: Path, recipe: Recipe, resume: bool) -> None:
     if not resume:
         _clear(folder)
     with atomic_write(folder / RECIPE) as file:
-        file.write(recipes.to_yaml(recipe).encode("utf-8"))
+        file.write(resolved.to_yaml(recipe).encode("utf-8"))
 
 
 def _check_free(folder: Path, resume: bool, overwrite: bool) -> None:
@@ -209,7 +210,7 @@ def _check_same(folder: Path, recipe: Recipe, processes: int) -> None:
 
 
 def _deciding(recipe: Recipe) -> dict[str, Any]:
-    values = recipes.to_dict(recipe)
+    values = resolved.to_dict(recipe)
     for section, keys in MAY_CHANGE.items():
         if keys is None:
             values.pop(section, None)

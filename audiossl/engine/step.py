@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audiossl.data.loader import SKIPPED
+from audiossl.data.draws import SKIPPED
 from audiossl.engine.blocks import compile_blocks, compiler_error
 from audiossl.engine.distributed import Team
 from audiossl.engine.job import Job, seed_all

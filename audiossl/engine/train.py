@@ -43,7 +43,8 @@ from typing import Any
 
 import torch
 
-from audiossl.data.loader import Stream, train_loader
+from audiossl.data.draws import Stream
+from audiossl.data.loader import train_loader
 from audiossl.data.skips import Skips
 from audiossl.engine import run_folder as run
 from audiossl.engine.distributed import Team, join

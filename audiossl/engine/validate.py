@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from audiossl.data.loader import SKIPPED, valid_loader
+from audiossl.data.draws import SKIPPED
+from audiossl.data.loader import valid_loader
 from audiossl.engine.distributed import Team
 from audiossl.engine.job import seed_all
 from audiossl.evaluate import metrics

@@ -31,7 +31,7 @@ from torch import nn
 import audiossl
 from audiossl.audio import reading as audio
 from audiossl.data.clip import open_clip
-from audiossl.data.manifest import Row
+from audiossl.data.rows import Row
 from audiossl.errors import InputError, OutputError
 from audiossl.evaluate import tokens as token_files
 from audiossl.evaluate.tokens import Tokens, TokenWriter

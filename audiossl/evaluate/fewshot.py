@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audiossl.data.clip import clip_seconds
-from audiossl.data.manifest import Row
+from audiossl.data.rows import Row
 from audiossl.errors import InputError, UsageError
 
 RULES = ("any", "lenient", "strict")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from audiossl.data.manifest import Row
+from audiossl.data.rows import Row
 from audiossl.errors import UsageError
 
 PROTOCOLS = ("folds", "split", "holdout")

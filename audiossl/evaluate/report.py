@@ -17,7 +17,7 @@ from audiossl.atomic import atomic_write
 from audiossl.evaluate import charts, metrics, projection
 from audiossl.evaluate.charts import shown
 from audiossl.evaluate.estimates import mean
-from audiossl.evaluate.probe import Evaluation, Result
+from audiossl.evaluate.evaluation import Evaluation, Result
 from audiossl.evaluate.probe_record import ProbeRecord
 from audiossl.evaluate.report_style import STYLE
 

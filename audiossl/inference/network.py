@@ -12,8 +12,8 @@ import numpy as np
 from audiossl import device as audiossl_device
 from audiossl.errors import ModelError, UsageError
 from audiossl.hub import find as hub
-from audiossl.hub import folder as hub_folder
 from audiossl.hub.config import ModelConfig
+from audiossl.hub.folder import verify
 from audiossl.inference import graph
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def load(
     if backend != "torch" and device in ("auto", "cpu"):
         folder = hub.resolve(name)
         if (folder / graph.GRAPH).is_file():
-            hub_folder.verify(folder)  # damaged weights are an error, whatever would compute
+            verify(folder)  # damaged weights are an error, whatever would compute
         try:
             return graph.load(folder, by_torch if backend == "auto" else None)
         except graph.NoGraph:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from audiossl.config.sections import Count, Fraction
 from audiossl.config.typed_yaml import Range
-from audiossl.data.augment import mix_at_snr
 from audiossl.methods.audio_mae import build_decoder, reconstruct
+from audiossl.methods.parts.augment import mix_at_snr
 from audiossl.model import Model
 
 

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from audiossl.config.sections import Count, Fraction, Natural
 from audiossl.config.typed_yaml import Range
-from audiossl.data.augment import SpecAugment, jitter, mix_at_snr, mixup
 from audiossl.errors import RecipeError
+from audiossl.methods.parts.augment import SpecAugment, jitter, mix_at_snr, mixup
 from audiossl.methods.parts.masking import grid_mask
 from audiossl.model import Model
 

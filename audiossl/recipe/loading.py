@@ -12,21 +12,25 @@ import ast
 import dataclasses
 import functools
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from audiossl.config.sections import Augment, DataSection, ModelSection, Recipe, TrainSection
-from audiossl.config.typed_yaml import MAX_BYTES, Node, build_dataclass, fail, free, parse
+from audiossl.config.sections import (
+    SECTIONS,
+    Augment,
+    DataSection,
+    ModelSection,
+    Recipe,
+    TrainSection,
+)
+from audiossl.config.typed_yaml import MAX_BYTES, Node, as_map, build_dataclass, fail, parse
 from audiossl.errors import RecipeError, near
+from audiossl.recipe.checks import check, check_waves
 
 __all__ = ["Augment", "DataSection", "ModelSection", "Recipe", "TrainSection", "load", "loads"]
 
-# Ways to say what is evaluated: one of them.
-VALID = ("valid", "valid_folds", "valid_fraction", "valid_split")
 # Within a section, a key puts these of an underlying layer out of force (`model.from=x` on the
 # command line replaces the recipe's architecture), unless that layer has the key itself: another
 # `from` is fine-tuned like the first, with the frontend that the recipe gives it.
@@ -39,7 +43,6 @@ REPLACES = {
     },
     "train": {"steps": ("epochs",), "epochs": ("steps",)},
 }
-SECTIONS = {"model": ModelSection, "data": DataSection, "train": TrainSection}
 TOP = ("base", "method", *SECTIONS, "out")
 
 
@@ -107,7 +110,7 @@ def describe(text: str) -> str:
 
 def build(root: Node, name: str, description: str = "") -> Recipe:
     """Typed values of a recipe's nodes."""
-    keys = _map(root, "")
+    keys = as_map(root, "")
     for key in keys:
         if key not in TOP:
             where = root.key_places.get(key) or keys[key].where
@@ -122,25 +125,10 @@ def build(root: Node, name: str, description: str = "") -> Recipe:
     out = keys["out"].text if "out" in keys else f"runs/{name.replace('/', '-')}"
     if not out:
         raise fail("out", "expected a folder", keys["out"].where)
-    _check(sections["model"], sections["data"], sections["train"], root)
+    check(sections["model"], sections["data"], sections["train"], root)
     if sections["data"].cache == "features":
-        _check_waves(sections["data"].augment, config, root)
+        check_waves(sections["data"].augment, config, root)
     return Recipe(name, method, config, **sections, out=out, description=description)
-
-
-def to_yaml(recipe: Recipe) -> str:
-    """The resolved recipe as YAML that loads to the same values."""
-    text = yaml.dump(to_dict(recipe), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-    header = f"# {recipe.description}\n" if recipe.description else ""
-    return header + text
-
-
-def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """The resolved recipe by section and key, without keys that are not set."""
-    values: dict[str, Any] = {"method": {"name": recipe.method, **_plain(recipe.config)}}
-    values |= {key: _plain(getattr(recipe, key)) for key in SECTIONS}
-    values["out"] = recipe.out
-    return values
 
 
 def merge(under: Node, over: Node) -> Node:
@@ -203,7 +191,7 @@ def _with_base(path: Path, seen: tuple[Path, ...]) -> Node:
 
 
 def _based(root: Node, beside: Path | None, seen: tuple[Path, ...]) -> Node:
-    base = _map(root, "").get("base")
+    base = as_map(root, "").get("base")
     if base is None:
         return root
     if not base.text:
@@ -230,12 +218,6 @@ def _override(text: str) -> Node:
     return node
 
 
-def _map(node: Node, key: str) -> dict[str, Node]:
-    if node.keys is None:
-        raise fail(key, f"expected keys, got {node.shown()}", node.where)
-    return node.keys
-
-
 def _renamed(below: Node, value: Node) -> bool:
     """Whether both are maps with a `name` and it differs: then the old arguments mean nothing."""
     old, new = (node.keys.get("name") if node.keys else None for node in (below, value))
@@ -252,7 +234,7 @@ def _without_replaced(below: Node, value: Node, replaces: dict[str, tuple[str, .
 def _method(node: Node) -> tuple[str, Any]:
     from audiossl import methods
 
-    keys = dict(_map(node, "method"))
+    keys = dict(as_map(node, "method"))
     name = keys.pop("name", None)
     if name is None or not name.text:
         raise fail("method.name", "missing", node.where)
@@ -261,119 +243,3 @@ def _method(node: Node) -> tuple[str, Any]:
         raise fail("method.name", f"unknown method {name.text!r}{hint}", name.where)
     rest = dataclasses.replace(node, keys=keys)
     return name.text, build_dataclass(method_config(name.text), rest, "method")
-
-
-def _check(model: ModelSection, data: DataSection, train: TrainSection, root: Node) -> None:
-    """What no single key can tell."""
-
-    def place(section: str, key: str = "") -> str:
-        node = _map(root, "").get(section)
-        inner = node.key_places.get(key) if node else None
-        return inner or root.key_places.get(section) or root.where
-
-    if (model.from_ is None) == (model.architecture is None):
-        raise fail("model", "give either `from` or `architecture`", place("model"))
-    if model.change is not None and model.from_ is None:
-        message = "what `from` gives can be changed; an architecture says all itself"
-        raise fail("model.change", message, place("model", "change"))
-    if model.change is not None and "name" in model.change:
-        message = "the architecture stays the one of `from`"
-        raise fail("model.change.name", message, place("model", "change"))
-    if model.architecture is not None:
-        _check_architecture(model, place("model", "architecture"))
-    _check_source(data, lambda key: place("data", key))
-    if data.labels is not None and len(set(data.labels)) < max(1, len(data.labels)):
-        raise fail("data.labels", "empty, or a label is given twice", place("data", "labels"))
-    if (train.steps is None) == (train.epochs is None):
-        raise fail("train", "give either `steps` or `epochs`", place("train"))
-    if not all(0 <= beta < 1 for beta in train.betas):
-        raise fail("train.betas", "expected two numbers from 0 to below 1", place("train", "betas"))
-    if train.schedule == "step" and train.step_every is None:
-        raise fail("train.step_every", "missing: the step schedule needs it", place("train"))
-
-
-def _check_source(data: DataSection, place: Callable[[str], str]) -> None:
-    given = [key for key in ("train", "folder", "dataset") if getattr(data, key) is not None]
-    if len(given) > 1:
-        raise fail("data", f"give either `{given[0]}` or `{given[1]}`", place(given[1]))
-    if data.dataset is not None:
-        from audiossl.data import datasets
-
-        if data.dataset not in datasets.names():
-            message = f"unknown data set {data.dataset!r}{near(data.dataset, datasets.names())}"
-            raise fail("data.dataset", message, place("dataset"))
-    usual = DataSection()
-    ways = [key for key in VALID if getattr(data, key) != getattr(usual, key)]
-    if len(ways) > 1:
-        message = f"give one of {', '.join(f'`{key}`' for key in VALID)}"
-        raise fail("data", message, place(ways[0]))
-
-
-def _check_waves(augment: Augment, config: Any, root: Node) -> None:
-    """Nothing may be asked to be done to waves where only their spectrograms are at hand."""
-    on_waves = getattr(config, "on_waves", None)
-    asked = [(("data", "augment", key), augment) for key in augment.active]
-    asked += [(("method", on_waves), config)] if on_waves else []
-    for path, section in asked:
-        value = getattr(section, path[-1])
-        message = f"{value!r} works on waves, and `data.cache: features` keeps none of them"
-        way_out = "change it, or set data.cache to none or memory"
-        raise fail(".".join(path), f"{message}: {way_out}", _place(root, path))
-
-
-def _place(root: Node, path: Sequence[str]) -> str:
-    """Where a key is set, or the nearest one above it that is."""
-    where, node = root.where, root
-    for key in path:
-        if not node.keys or key not in node.keys:
-            break
-        where, node = node.key_places.get(key) or where, node.keys[key]
-    return where
-
-
-def _check_architecture(model: ModelSection, where: str) -> None:
-    """The name of the architecture and of its arguments, read from the model file's source."""
-    from audiossl import models
-
-    arguments = dict(model.architecture or {})
-    name = arguments.pop("name", None)
-    if name not in models.names():
-        hint = near(str(name), models.names())
-        raise fail("model.architecture.name", f"unknown architecture {name!r}{hint}", where)
-    source = resources.files("audiossl.models") / f"{name}.py"
-    tree = ast.parse(source.read_text(encoding="utf-8"))
-    builders = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "build"]
-    taken = [arg.arg for n in builders for arg in (*n.args.args, *n.args.kwonlyargs)]
-    for key in arguments:
-        if builders and key not in taken and builders[0].args.kwarg is None:
-            message = f"architecture {name!r} has no such argument{near(key, taken)}"
-            raise fail(f"model.architecture.{key}", message, where)
-    if model.frontend is None:
-        raise fail("model.frontend", "missing: an architecture needs a frontend", where)
-
-
-def _plain(value: Any) -> Any:
-    """Dataclasses as maps by key, without the keys that are not set; tuples as lists."""
-    if dataclasses.is_dataclass(value):
-        pairs = ((item.name, getattr(value, item.name)) for item in dataclasses.fields(value))
-        return {name.rstrip("_"): _plain(item) for name, item in pairs if item is not None}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes each text that this module's own reader would take for a number or true or null."""
-
-
-def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
-    plain = _reads_back(text)
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
-
-
-def _reads_back(text: str) -> bool:
-    try:
-        return free(Node("", text=text)) == text
-    except RecipeError:
-        return False
-
-
-_Dumper.add_representer(str, _represent_text)

@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from audiossl.data import manifest
+from audiossl.data import reading
+from audiossl.data import rows as tables
 from audiossl.model import Model, load, save_model
 
 PENALTY = 0.02  # 0.01 is better for ESC-10, 0.03 for UrbanSound8K, by a point
@@ -36,11 +37,11 @@ def give_head(folder: Path, table: Path, root: Path, labels: list[str], target: 
     """
     torch.set_num_threads(1)  # first: OpenMP's threads do not come along when a process is forked
     encoder = load(str(folder))
-    rows = manifest.read(table, str(root))
+    rows = reading.read(table, str(root))
     paths = sorted({row.path for row in rows})
     embedding = dict(zip(paths, embeddings(encoder, paths), strict=True))
     inputs = torch.stack([embedding[row.path] for row in rows])
-    weight, bias = fit_head(inputs, torch.from_numpy(manifest.targets(rows, labels)))
+    weight, bias = fit_head(inputs, torch.from_numpy(tables.targets(rows, labels)))
     head = {"name": "linear", "activation": "sigmoid", "labels": labels}
     config = replace(encoder.config, head=head, task="tag", window_seconds=WINDOW)
     tagger = Model(config)

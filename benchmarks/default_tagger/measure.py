@@ -20,8 +20,8 @@ from protocol import MEASURED
 from sounds import HELD_OUT
 from teacher import classes
 
-from audiossl.data import manifest
-from audiossl.data.manifest import Row
+from audiossl.data import rows as tables
+from audiossl.data.rows import Row
 from audiossl.inference.tagging import THRESHOLD
 from audiossl.model import load
 
@@ -90,7 +90,7 @@ def truth(out: Path, data: Path, clips: list[dict[str, str]]) -> np.ndarray:
         told = {label: float(heard[column]) for label, column in columns.items()}
         present, judged = judge(clip["source"], clip["category"], told)
         rows.append(Row(Path(clip["path"]), labels=tuple(present), known=tuple(judged) or ("?",)))
-    return manifest.targets(rows, LABELS)
+    return tables.targets(rows, LABELS)
 
 
 def by_hand(targets: np.ndarray, clips: list[dict[str, str]]) -> np.ndarray:

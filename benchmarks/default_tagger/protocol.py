@@ -18,7 +18,7 @@ from labels import ESC10, LABELS, URBANSOUND8K, judge
 from teacher import classes
 
 from audiossl.data import manifest
-from audiossl.data.manifest import Row
+from audiossl.data.rows import Row
 
 SPLITS = (1, 2, 3, 4)
 HALVES = {"odd": (1, 3), "even": (2, 4), "all": ()}  # splits that share one distillation

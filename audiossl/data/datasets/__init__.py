@@ -15,9 +15,9 @@ import pkgutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from audiossl.data import manifest
+from audiossl.data import reading
 from audiossl.data.datasets.dataset import Dataset
-from audiossl.data.manifest import SHOWN, Row
+from audiossl.data.rows import SHOWN, Row
 from audiossl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def rows_of(source: str, root: str | None = None) -> tuple[list[Row], Path]:
         folder = get(source).find(root)
         return read(source, folder), folder
     folder = Path(root) if root else place if place.is_dir() else place.parent
-    return manifest.read(place, root), folder
+    return reading.read(place, root), folder
 
 
 def sources(data: DataSection) -> list[dict[str, str]]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from audiossl import labels
 from audiossl.audio.names import SUFFIXES
 from audiossl.data.datasets.dataset import Dataset, records, table
-from audiossl.data.manifest import Row
+from audiossl.data.rows import Row
 from audiossl.errors import UsageError
 
 PARTS = {"balanced_train": "train", "unbalanced_train": "train", "eval": "test"}

@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from audiossl.data.datasets.dataset import Dataset
-from audiossl.data.manifest import SEPARATOR, Member, Row
+from audiossl.data.manifest import SEPARATOR
+from audiossl.data.rows import Member, Row
 from audiossl.errors import UsageError
 
 SPLITS = {"train": "train", "test_5s": "test"}

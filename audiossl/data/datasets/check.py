@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from audiossl.audio.names import SUFFIXES
-from audiossl.data import manifest
 from audiossl.data.datasets.dataset import Dataset
-from audiossl.data.manifest import SHOWN, Row
+from audiossl.data.rows import SHOWN, Row, labels_of
 from audiossl.errors import InputError
 
 SAME, DIFFERS = "as published", "differs"
@@ -31,7 +30,7 @@ def report(dataset: Dataset, folder: Path, checksums: bool = False) -> dict[str,
         "title": dataset.title,
         "folder": str(folder),
         "clips": len(rows),
-        "labels": len(manifest.labels_of(rows)),
+        "labels": len(labels_of(rows)),
         "groups": len({row.group for row in rows} - {""}),
         "parts": {
             part: {"clips": here, "of": whole or None} for part, (here, whole) in parts.items()

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from audiossl.data.datasets.dataset import Dataset, table
-from audiossl.data.manifest import Row, inside
+from audiossl.data.rows import Row, inside
 
 PAGE = "https://github.com/karolpiczak/ESC-50"
 CITATION = (

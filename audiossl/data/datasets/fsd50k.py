@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from audiossl.data.datasets.dataset import Dataset, records, table
-from audiossl.data.manifest import Row, inside
+from audiossl.data.rows import Row, inside
 from audiossl.errors import UsageError
 
 TRUTH = "FSD50K.ground_truth"

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from audiossl.data.datasets.dataset import Dataset
-from audiossl.data.manifest import Row
+from audiossl.data.rows import Row
 from audiossl.errors import UsageError
 
 TEST = 5  # recordings of a digit and speaker: those of the lowest index

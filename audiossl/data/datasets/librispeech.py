@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from audiossl.data.datasets.dataset import Dataset
-from audiossl.data.manifest import Row
+from audiossl.data.rows import Row
 from audiossl.errors import UsageError
 
 PARTS = {

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from audiossl.data.datasets.dataset import Dataset
-from audiossl.data.manifest import Row, inside
+from audiossl.data.rows import Row, inside
 from audiossl.errors import UsageError
 
 TABLE = "examples.json"

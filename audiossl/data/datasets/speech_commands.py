@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 
 from audiossl.data.datasets.dataset import Dataset, table
-from audiossl.data.manifest import Row, inside
+from audiossl.data.rows import Row, inside
 from audiossl.errors import InputError, UsageError
 
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")

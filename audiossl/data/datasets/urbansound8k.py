@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from audiossl.data.datasets.dataset import Dataset, table
-from audiossl.data.manifest import Row, inside
+from audiossl.data.rows import Row, inside
 
 OFFICIAL = Path("metadata", "UrbanSound8K.csv")
 COLUMNS = ("slice_file_name", "fsID", "salience", "fold", "class")

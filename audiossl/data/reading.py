@@ -1,0 +1,33 @@
+"""Rows of whatever a path leads to: a manifest, a folder of audio files, or shards."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from audiossl.data.manifest import read_csv
+from audiossl.data.rows import SHOWN, Row
+from audiossl.errors import UsageError
+
+
+def read(path: str | os.PathLike[str], root: str | None = None) -> list[Row]:
+    """Rows of a manifest file, of a folder of audio files or of shards; all files exist.
+
+    Raises UsageError naming the line, or the missing files and their number.
+    """
+    from audiossl.data import folder, shards
+
+    place = Path(path).expanduser()
+    if shards.named(place):
+        return shards.read(place)
+    if place.is_dir():
+        return folder.read(place)
+    rows = read_csv(place, Path(root).expanduser() if root else place.parent)
+    missing = [row.path for row in rows if not row.path.is_file()]
+    if missing:
+        names = ", ".join(str(name) for name in missing[:SHOWN])
+        more = ", ..." if len(missing) > SHOWN else ""
+        raise UsageError(f"{path}: {len(missing)} of {len(rows)} files are missing: {names}{more}")
+    if not rows:
+        raise UsageError(f"{path}: no row")
+    return rows

@@ -1,0 +1,119 @@
+"""Rows, one clip each, and what is counted over them: labels, targets, weights, a fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from audiossl.errors import UsageError
+
+COLUMNS = ("path", "start", "end", "labels", "known", "fold", "group", "split")
+UNKNOWN = -1.0  # target of a class that nobody judged
+SHOWN = 5  # names in an error
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file within a file (a tar, an Arrow table): `size` bytes from byte `offset` on."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One clip. `start`, `end` in seconds, None: the file's own. clip.open_clip opens it.
+
+    `number` is its place in the table, from 0, whatever split it is in. With a `member` the clip is
+    that part of the file `path`.
+    """
+
+    path: Path
+    start: float | None = None
+    end: float | None = None
+    labels: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+    fold: str = ""
+    group: str = ""
+    split: str = ""
+    number: int = 0
+    extra: dict[str, str] = field(default_factory=dict, hash=False)
+    member: Member | None = None
+
+    @property
+    def name(self) -> str:
+        """The file as it is shown: `clips/a.wav`, `shards/a-000000.tar/00000017.flac`."""
+        return f"{self.path}/{self.member.name}" if self.member else str(self.path)
+
+
+def labels_of(rows: Iterable[Row]) -> list[str]:
+    """All labels, sorted."""
+    return sorted({label for row in rows for label in row.labels})
+
+
+def target(row: Row, columns: Mapping[str, int]) -> np.ndarray:
+    """(classes,) float32 of a row: 1 present, 0 absent, -1 unknown; other labels are left out.
+
+    columns: the place of each class.
+    """
+    values = np.full(len(columns), UNKNOWN if row.known else 0.0, np.float32)
+    values[[columns[name] for name in row.known if name in columns]] = 0
+    values[[columns[name] for name in row.labels if name in columns]] = 1
+    return values
+
+
+def targets(rows: Sequence[Row], labels: Sequence[str]) -> np.ndarray:
+    """(rows, classes) float32: `target` of each row."""
+    columns = {label: i for i, label in enumerate(labels)}
+    found = [target(row, columns) for row in rows]
+    return np.array(found, np.float32).reshape(len(rows), len(columns))
+
+
+def balanced_weights(rows: Sequence[Row], labels: Sequence[str]) -> np.ndarray:
+    """(rows,) float64, sum 1: the sum over a row's labels of 1 / (number of rows with that label).
+
+    AST's way (its gen_weight_file.py), up to a constant. A row without label weighs as the mean.
+    """
+    known = set(labels)
+    counts = Counter(label for row in rows for label in set(row.labels) & known)
+    weights = np.array(
+        [sum(1 / counts[label] for label in set(row.labels) & known) for row in rows]
+    )
+    labelled = weights > 0
+    weights[~labelled] = weights[labelled].mean() if labelled.any() else 1.0
+    return weights / weights.sum()
+
+
+def fingerprint(rows: Iterable[Row]) -> str:
+    """Hex sha256 over each row's file name, times, labels, group, and the size of its file.
+
+    Files are not read, which would take hours: other sound in a file of the same name and size
+    is not seen. Folders, folds and splits count only where they change which rows there are.
+    """
+    digest = hashlib.sha256()
+    for row in rows:
+        name = row.path.name if row.member is None else group_of(replace(row, group=""))
+        size = row.path.stat().st_size if row.member is None else row.member.size
+        facts = [name, row.start, row.end, row.labels, row.known, row.group, size]
+        digest.update(json.dumps(facts).encode("ascii"))
+    return digest.hexdigest()
+
+
+def inside(name: str, root: Path, where: str) -> Path:
+    """`root / name`, which must not lead out of `root`; a link that the user laid there may."""
+    if not name:
+        raise UsageError(f"{where}: path is empty")
+    if "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise UsageError(f"{where}: path {name!r} leads out of {root}")
+    return root / name
+
+
+def group_of(row: Row) -> str:
+    return row.group or (f"{row.path.name}/{row.member.name}" if row.member else row.path.name)
