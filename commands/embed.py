@@ -131,7 +131,7 @@ def run(
             "reading": reading,
             "device": device.partition(":")[0],
         }
-        sink = output.make_sink(formats, **how.writing, settings=settings)
+        sink = output.open_sink(formats, **how.writing, settings=settings)
         if sink is None:
             return 0
 
@@ -143,4 +143,4 @@ def run(
             return 0 if part.seen else output.no_input()  # more machines than inputs: all is well
 
         with output.progress_line(how.quiet, "embedded") as progress:
-            return output.run_batch(items, work, sink, how.jobs, progress, nothing)
+            return output.work_through(items, work, sink, how.jobs, progress, nothing)

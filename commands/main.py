@@ -10,13 +10,14 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn, TextIO, cast
 
 import click
 
 import audiossl
 from audiossl import errors
+from audiossl.pipeline.stdout import ClosedPipe, Stdout
 
 # Name -> one line of help. A test compares the names with the files of this folder.
 COMMANDS = {
@@ -35,39 +36,6 @@ COMMANDS = {
 
 class Terminated(BaseException):
     """SIGTERM or SIGHUP arrived."""
-
-
-class ClosedPipe(BaseException):
-    """The reader of stdout has left. Not an OSError, which click would answer itself."""
-
-
-@contextlib.contextmanager
-def stdout_told() -> Iterator[None]:
-    """Errors of stdout, told from those of other files: ClosedPipe or OutputError."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise ClosedPipe from None
-    except OSError as error:
-        raise errors.OutputError(f"stdout: {error.strerror}") from error
-
-
-class Stdout:
-    """A text stream whose errors are told so, whoever writes to it."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        with stdout_told():
-            return self._stream.write(text)
-
-    def flush(self) -> None:
-        with stdout_told():
-            self._stream.flush()
 
 
 class LazyGroup(click.Group):

@@ -135,8 +135,7 @@ def destinations(
     Looked at before the work, which is long. Raises OutputError.
     """
     from audiossl.errors import OutputError
-
-    from .output import check_writable
+    from audiossl.pipeline.sinks import check_writable
 
     paths = [path for path in (out, report) if path]
     if len({os.path.realpath(path) for path in paths}) < len(paths):
@@ -222,8 +221,7 @@ def deliver(items: Iterator[dict[str, Any]], format_: str, out: str | None) -> N
     """Records to stdout as they come, or to a file when all are there."""
     from audiossl.atomic import atomic_write
     from audiossl.evaluate.probe_record import FORMATS
-
-    from .output import write_stdout
+    from audiossl.pipeline.stdout import write_stdout
 
     writer, text = FORMATS[format_](), []
     put: Callable[[str], None] = text.append if out else write_stdout

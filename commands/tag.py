@@ -104,8 +104,7 @@ def check_plot(plot: str, values: dict[str, Any]) -> None:
     """Raise before hours of work where the picture could not be drawn."""
     from audiossl.errors import OutputError
     from audiossl.output.picture import check
-
-    from .output import check_writable
+    from audiossl.pipeline.sinks import check_writable
 
     if values["resume"] or values["on_exists"] == "skip":
         raise click.UsageError("--plot draws what is heard now: not with --resume or skip")
@@ -157,7 +156,7 @@ def run(
             "reading": reading,
         }
         formats: output.Formats = {"table": Table, **TEXTS}
-        sink = output.make_sink(formats, **how.writing, settings=settings, many=many)
+        sink = output.open_sink(formats, **how.writing, settings=settings, many=many)
         if sink is None:
             return 0
         picture = Picture(plot, tagger.model.rate) if plot else None
@@ -170,7 +169,7 @@ def run(
                 yield record.to_dict()
 
         with output.progress_line(how.quiet, "tagged") as progress:
-            code = output.run_batch(items, work, sink, how.jobs, progress)
+            code = output.work_through(items, work, sink, how.jobs, progress)
         if picture:
             picture.draw()
         return code

@@ -15,6 +15,6 @@ for wanted in "~=$oldest.0" "<2" ""; do
         "huggingface_hub$wanted"
     PYTHONPATH="$place/site" $python -c \
         'import huggingface_hub as h; print("huggingface_hub", h.__version__, h.__file__)'
-    PYTHONPATH="$place/site" $python -m pytest tests/test_download*.py "$@" || failed=1
+    PYTHONPATH="$place/site" $python -m pytest tests/hub/test_download*.py "$@" || failed=1
 done
 exit $failed

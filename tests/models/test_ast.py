@@ -18,7 +18,7 @@ from audiossl.errors import ModelError
 from audiossl.hub import convert
 from audiossl.models.parts.published import Checkpoint
 
-PARITY = Path(__file__).parent / "data" / "parity"
+PARITY = Path(__file__).parents[1] / "data" / "parity"
 TOLERANCE = 1e-4
 
 

@@ -21,7 +21,7 @@ from audiossl.frontend.fbank import Fbank
 from audiossl.frontend.logmel import LogMel
 from audiossl.frontend.presets import PRESETS
 
-PARITY = Path(__file__).parent / "data" / "parity"
+PARITY = Path(__file__).parents[1] / "data" / "parity"
 FIXTURES = json.loads((PARITY / "frontends.json").read_text(encoding="utf-8"))["fixtures"]
 
 

@@ -15,7 +15,7 @@ from audiossl.inference.tagging import THRESHOLD, Tagger
 from audiossl.labels import ontology
 from audiossl.model import Model, load
 
-CLIPS = Path(__file__).parent / "data" / "clips"
+CLIPS = Path(__file__).parents[1] / "data" / "clips"
 ESC10 = {"Dog", "Rain", "Waves, surf", "Baby cry, infant cry", "Tick-tock", "Sneeze"} | {
     *("Helicopter", "Chainsaw", "Chicken, rooster", "Fire")
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 SCRIPTS = {"bash": "audiossl.bash", "zsh": "_audiossl", "fish": "audiossl.fish"}
 

@@ -15,8 +15,10 @@ import pytest
 
 from audiossl import errors
 from audiossl.commands import output
-from audiossl.errors import InputError, OutputError
+from audiossl.commands.output import say_record_error as tell
+from audiossl.errors import InputError, OutputError, UsageError
 from audiossl.output.writers import FORMATS, Record
+from audiossl.pipeline import sinks
 from audiossl.pipeline.inputs import Input, expand
 
 LONGEST = 255  # bytes of a name, where the tests run
@@ -52,7 +54,9 @@ class Run:
     ) -> int:
         found = list(expand([str(name) for name in names])) if items is None else items
         many = len(found) > 1
-        sink = output.make_sink(FORMATS, format_, out, on_exists, resume, {}, many)
+        sink = sinks.make_sink(
+            FORMATS, format_, out, on_exists, resume, {}, output.say_record_error, many
+        )
         assert sink is not None
 
         def noted(item: Input) -> Iterator[Record]:
@@ -60,7 +64,7 @@ class Run:
             return work(item)
 
         self.asked.clear()
-        return output.run_batch(found, noted, sink, 1, lambda _name: None)
+        return output.work_through(found, noted, sink, 1, lambda _name: None)
 
 
 @pytest.fixture
@@ -185,7 +189,7 @@ def test_stdout_by_name(
     assert run(path, out=out, format_="csv") == 0
     assert capfd.readouterr().out.startswith("file,start")
     assert sorted(tmp_path.iterdir()) == [path]
-    with pytest.raises(click.UsageError, match="--resume needs --out"):
+    with pytest.raises(UsageError, match="--resume needs --out"):
         run(path, out=out, resume=True)
 
 
@@ -193,8 +197,8 @@ def test_arrays_do_not_go_to_stdout() -> None:
     class Arrays:
         suffix = ".npz"
 
-    with pytest.raises(click.UsageError, match="npz is no text"):
-        output.make_sink({"npz": Arrays}, "npz", "-", "error", False, {})  # type: ignore[dict-item]
+    with pytest.raises(UsageError, match="npz is no text"):
+        sinks.make_sink({"npz": Arrays}, "npz", "-", "error", False, {}, tell)  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize("on_exists", ["error", "skip", "overwrite"])
@@ -209,7 +213,7 @@ def test_a_pipe_is_written_to_directly(
     reader.join(10)
     assert got[0].startswith(b"file,start")
     assert sorted(tmp_path.iterdir()) == [path, pipe]
-    with pytest.raises(click.UsageError, match="--resume needs a file"):
+    with pytest.raises(UsageError, match="--resume needs a file"):
         run(path, out=str(pipe), resume=True)
 
 
@@ -223,9 +227,11 @@ def test_a_device_stays_one(run: Run, sound: Sound) -> None:
 def test_nothing_of_a_pipe_is_left_by_an_interruption(
     sound: Sound, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(output.tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(sinks.tempfile, "tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
-    sink = output.make_sink(FORMATS, "jsonl", os.devnull, "error", False, {})
+    sink = sinks.make_sink(
+        FORMATS, "jsonl", os.devnull, "error", False, {}, output.say_record_error
+    )
     assert sink is not None
     assert len(list((tmp_path / "tmp").iterdir())) == 1
     sink.close()

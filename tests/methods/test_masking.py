@@ -11,7 +11,7 @@ import torch
 
 from audiossl.methods.parts.masking import as_bool, cluster_mask, frame_mask, ssast_masks
 
-STORED = Path(__file__).parent / "data" / "parity" / "ssast__tiny_patch.npz"
+STORED = Path(__file__).parents[1] / "data" / "parity" / "ssast__tiny_patch.npz"
 GRID = (8, 64)
 
 

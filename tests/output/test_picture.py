@@ -386,6 +386,6 @@ def test_a_picture_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
 
 
 def test_import_loads_no_matplotlib():
-    code = "import sys, audiossl.plotting; print('matplotlib' in sys.modules)"
+    code = "import sys, audiossl.output.picture; print('matplotlib' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"

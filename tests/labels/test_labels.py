@@ -236,7 +236,7 @@ def test_import_is_light():
     assert run.stdout.strip() == "set()"
 
 
-CLIPS = Path(__file__).parent / "data" / "clips"
+CLIPS = Path(__file__).parents[1] / "data" / "clips"
 
 
 def clip_table() -> list[list[str]]:

@@ -23,7 +23,7 @@ from audiossl.evaluate.tokens import Tokens, TokenWriter
 from audiossl.methods import supervised
 from audiossl.models.vit import ViT
 
-PARITY = Path(__file__).parent / "data" / "parity" / "bird_mae__d192_depth4"
+PARITY = Path(__file__).parents[1] / "data" / "parity" / "bird_mae__d192_depth4"
 DIM = 16
 
 

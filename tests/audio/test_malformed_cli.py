@@ -17,7 +17,7 @@ import pytest
 
 from audiossl.inference.embedding import Embedder
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import malformed
 

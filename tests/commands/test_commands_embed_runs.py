@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 from embedruns import BYTES_ALIKE, Done, generated, rows
 
-from audiossl.commands import output
+from audiossl.commands.output import say_record_error as tell
 from audiossl.inference.embedding import Embedder, EmbedOptions
 from audiossl.output import arrays
+from audiossl.pipeline import sinks
 from audiossl.pipeline.inputs import Input
 from audiossl.pipeline.journal import Journal
 
@@ -76,7 +77,7 @@ def test_a_second_run_into_the_same_file_is_refused(
     embed: Callable[..., Done], clips: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "same.npz"
-    with Journal(output.journal_of(out), {}, resume=False):
+    with Journal(sinks.journal_of(out), {}, resume=False):
         done = embed(clips / "crow.wav", "-o", out)
         assert (done.code, done.stdout) == (6, b"")
         assert done.stderr.endswith(b"another run writes here\n")
@@ -91,16 +92,16 @@ def test_runs_at_once_into_one_folder_keep_their_records_apart(
     files = [clips / name for name in ("crow.wav", "speech.flac", "clock.wav")]
     items = [Input(file.name, str(file), file.name) for file in files]
     writer = arrays.formats(16, "float32")["npz"]
-    sinks = [output.FolderSink(tmp_path / "fold", writer, "error", False, {}) for _ in items]
+    found = [sinks.FolderSink(tmp_path / "fold", writer, "error", False, {}, tell) for _ in items]
 
     def work(k: int) -> Iterator[dict[str, Any]]:
         first, *rest = embedder.embed(items[k].path, items[k].name, EmbedOptions(tokens=True))
         yield first.to_row()
         if k + 1 < len(items):
-            assert sinks[k + 1].file(items[k + 1], work(k + 1))
+            assert found[k + 1].file(items[k + 1], work(k + 1))
         yield from (record.to_row() for record in rest)
 
-    assert sinks[0].file(items[0], work(0))
+    assert found[0].file(items[0], work(0))
     for item in items:
         got, names, _ = rows((tmp_path / "fold" / item.name).with_suffix(".npz"))
         expected = embedder.embed(item.path, options=EmbedOptions(tokens=True))
@@ -115,7 +116,7 @@ def test_nothing_is_left_in_a_folder_by_an_interruption(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     writer = arrays.formats(16, "float32")["npz"]
-    sink = output.FolderSink(tmp_path, writer, "error", False, {})
+    sink = sinks.FolderSink(tmp_path, writer, "error", False, {}, tell)
     with pytest.raises(KeyboardInterrupt):
         sink.file(Input("a.wav", "a.wav", "a.wav"), interrupted())
     assert not list(tmp_path.iterdir())

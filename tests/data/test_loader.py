@@ -15,11 +15,11 @@ import soundfile
 import torch
 
 from audiossl.config.sections import Augment
+from audiossl.data import clips as clips_module
 from audiossl.data import loader
-from audiossl.data.clip import clip_seconds, read_clip
+from audiossl.data.clip import clip_seconds, fill, read_clip
 from audiossl.data.clips import Clips, Windows, count_files
 from audiossl.data.draws import SKIPPED, Draw, Stream
-from audiossl.data.loader import fill
 from audiossl.data.rows import Member, Row
 from audiossl.data.skips import Skips
 from audiossl.errors import InputError, UsageError
@@ -113,7 +113,7 @@ def test_of_a_long_clip_only_the_crop_is_decoded(
         asked.append((row.start, row.end))
         return real(row, rate)
 
-    monkeypatch.setattr(loader, "read_clip", spy)
+    monkeypatch.setattr(clips_module, "read_clip", spy)
     items = clips(rows, crop_seconds=0.25)
     whole = torch.from_numpy(ramp(3.0))
     for position in range(10):
