@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from audiossl import device as audiossl_device
 from audiossl.errors import ModelError, UsageError
 from audiossl.hub import find as hub
 from audiossl.hub.config import ModelConfig
@@ -118,5 +117,6 @@ def _quantised(by_torch: Callable[[], Model], backend: str) -> Model:
 
 def _load_model(name: str, device: str, threads: int | None) -> Model:
     from audiossl import model
+    from audiossl.device import pick_device
 
-    return model.load(name, audiossl_device.pick_device(device, threads))
+    return model.load(name, pick_device(device, threads))
