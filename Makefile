@@ -40,10 +40,10 @@ demo: $(VENV)/run
 	$(BIN)/audiossl tag tests/data/clips --format table
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -rs
 
 test-slow: $(VENV)/dev
-	$(BIN)/python -m pytest -n 2 -m 'slow or not slow'
+	$(BIN)/python -m pytest -n 2 -rs -m 'slow or not slow'
 
 test-hub: $(VENV)/dev
 	bash tests/hub_versions.sh
