@@ -6,7 +6,6 @@ that memory does not grow with the length of a file.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -15,26 +14,18 @@ from typing import Any
 import numpy as np
 
 from audiossl.audio.reading import DEFAULT_LIMITS, Limits, NanPolicy, RawFormat, Source
-from audiossl.errors import InputError, UsageError
+from audiossl.audio.salvage import Salvaged
+from audiossl.errors import UsageError
 from audiossl.hub import find as hub
 from audiossl.inference import network
 from audiossl.inference.network import Classifier
-from audiossl.inference.sliding import BATCH_SIZE, Inference, Tap, name_of
+from audiossl.inference.sliding import BATCH_SIZE, Inference, Span, Tap, check_windows, name_of
 from audiossl.labels import ontology
 from audiossl.output.records import Label, TagRecord
 
 TOP_K = 5
 THRESHOLD = 0.5  # from here on a calibrated label is more likely right than wrong
 POOLS = ("max", "mean")
-
-
-@dataclass(frozen=True)
-class Span:
-    """Scores of one window. `start`, `end`: seconds; `scores`: (classes,) float32 in [0, 1]."""
-
-    start: float
-    end: float
-    scores: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -61,9 +52,7 @@ class TagOptions:
             raise UsageError(f"top_k: {self.top_k} labels, at least 1 is needed")
         if not 0 <= self.threshold <= 1:
             raise UsageError(f"threshold: {self.threshold} is not between 0 and 1, as scores are")
-        for name, seconds in (("window", self.window), ("hop", self.hop)):
-            if seconds is not None and not 0 < seconds < math.inf:
-                raise UsageError(f"{name}: {seconds} s is no length of time")
+        check_windows(self.window, self.hop)
 
 
 class Tagger:
@@ -148,8 +137,8 @@ class Tagger:
 
     def _record(self, name: str, span: Span, options: TagOptions) -> TagRecord:
         kept = range(len(self.labels)) if options.labels is None else options.labels
-        ranked = sorted(kept, key=lambda index: -span.scores[index])[: options.top_k]
-        labels = [Label(self.labels[index], float(span.scores[index])) for index in ranked]
+        ranked = sorted(kept, key=lambda index: -span.values[index])[: options.top_k]
+        labels = [Label(self.labels[index], float(span.values[index])) for index in ranked]
         sure = tuple(label for label in labels if label.score >= options.threshold)
         best = labels[0] if labels else None
         return TagRecord(name, span.start, span.end, sure, self.model.name, best)
@@ -200,19 +189,16 @@ def _pooled(spans: Iterator[Span], pool: str) -> Iterator[Span]:
     """One span over all; what was read before an InputError is pooled and given first."""
     total: np.ndarray | None = None
     start = end = 0.0
-    count, failure = 0, None
-    try:
-        for span in spans:
-            if total is None:
-                total, start = span.scores.astype(np.float64), span.start
-            elif pool == "max":
-                total = np.maximum(total, span.scores)
-            else:
-                total = total + span.scores
-            count, end = count + 1, span.end
-    except InputError as error:
-        failure = error
+    count = 0
+    read = Salvaged(spans)
+    for span in read:
+        if total is None:
+            total, start = span.values.astype(np.float64), span.start
+        elif pool == "max":
+            total = np.maximum(total, span.values)
+        else:
+            total = total + span.values
+        count, end = count + 1, span.end
     if total is not None:
         yield Span(start, end, total / count if pool == "mean" else total)
-    if failure is not None:
-        raise failure
+    read.raise_error()
