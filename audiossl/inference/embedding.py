@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack, overload
 
 import numpy as np
 import torch
@@ -20,10 +20,11 @@ from audiossl.audio.reading import DEFAULT_LIMITS, Limits, NanPolicy, RawFormat,
 from audiossl.audio.salvage import Salvaged
 from audiossl.errors import InputError, UsageError
 from audiossl.hub import find as hub
+from audiossl.inference.many import Sources, each, is_many
 from audiossl.inference.sliding import BATCH_SIZE, Inference, Span, check_windows, name_of
 from audiossl.model import Model, load
 from audiossl.models.parts.layers import Timing
-from audiossl.output.records import EmbedRecord
+from audiossl.output.records import EmbedRecord, ErrorRecord
 
 Group = tuple[Window, list[Span]]  # what one window gives
 
@@ -212,8 +213,35 @@ class Embedder:
         return spans
 
 
+class _EmbedSettings(TypedDict, total=False):
+    """Keyword arguments of `embed`, for its two signatures."""
+
+    batch_size: int
+    pool: str | None
+    window: float | None
+    hop: float | None
+    tokens: bool
+    dtype: str
+    nan: NanPolicy
+    limits: Limits
+    raw: RawFormat | None
+    progress: bool
+
+
+@overload
 def embed(
-    source: Source,
+    source: Source, model: str | Model = ..., device: str = ..., **options: Unpack[_EmbedSettings]
+) -> Iterator[EmbedRecord]: ...
+
+
+@overload
+def embed(
+    source: Sources, model: str | Model = ..., device: str = ..., **options: Unpack[_EmbedSettings]
+) -> Iterator[EmbedRecord | ErrorRecord]: ...
+
+
+def embed(
+    source: Source | Sources,
     model: str | Model = hub.DEFAULTS["embed"],
     device: str = "cpu",
     *,
@@ -226,19 +254,39 @@ def embed(
     nan: NanPolicy = "error",
     limits: Limits = DEFAULT_LIMITS,
     raw: RawFormat | None = None,
-) -> Iterator[EmbedRecord]:
-    """Embed one file: `next(audiossl.embed("clip.wav")).embedding` is a (dim,) array.
+    progress: bool = False,
+) -> Iterator[EmbedRecord] | Iterator[EmbedRecord | ErrorRecord]:
+    """Embed one file, `next(audiossl.embed("clip.wav")).embedding`, or many.
 
-    `pool` ("mean", "max" or "statistics"), `window`, `hop` (seconds), `tokens`, `dtype`: as
-    `EmbedOptions` has them. `batch_size`: windows that go in at a time. `nan`, `limits`, `raw`: how
-    the sound is read, as `audio.stream` has them. Records come while the file is read, so memory
-    does not grow with its length. Raises InputError, ModelError or UsageError. To embed many files
-    load the model once: `embedder = audiossl.Embedder.load()`, then `embedder.embed(path)`.
+    Each embedding is (dim,), or (2 * dim,) with pool "statistics". Records come while files are
+    read, so memory does not grow with their length.
+
+    source: a path, "-" for standard input, an open binary file, or an iterable of these. Of several
+    the records come in their order; an input that cannot be read gives an ErrorRecord, behind the
+    records of what could be read of it.
+    model: a name, a model folder, `hf:owner/repo`, or a model that is loaded.
+    device: where a model given by name is loaded: "auto", "cpu", "cuda", "cuda:N" or "mps".
+    batch_size: windows of one file that go in at a time.
+    pool: "mean", "max" or "statistics": one record a file, over its windows or tokens.
+    window: seconds; by default the model's own.
+    hop: seconds from one window's start to the next; one record a window, unless `pool` is given.
+    tokens: one record a token of the encoder, unless `pool` is given.
+    dtype: number type of the vectors, "float32" or "float16".
+    nan: samples that are not finite numbers are an "error", or read as "zero".
+    limits: what a header may claim.
+    raw: how headerless PCM lies; None: the file says.
+    progress: show a bar on stderr that counts the files of an iterable.
+
+    Raises ModelError or UsageError; of a single source InputError, while its records are taken.
     """
     chosen = EmbedOptions(pool, window, hop, tokens, dtype)
     loaded = load(model, device) if isinstance(model, str) else model
     embedder = Embedder(loaded, batch_size)
-    return embedder.embed(source, options=chosen, nan=nan, limits=limits, raw=raw)
+
+    def work(one: Source) -> Iterator[EmbedRecord]:
+        return embedder.embed(one, options=chosen, nan=nan, limits=limits, raw=raw)
+
+    return each(source, work, progress) if is_many(source) else work(source)  # type: ignore[arg-type]
 
 
 def _pooled(groups: Iterator[Group], pool: str) -> Iterator[Group]:

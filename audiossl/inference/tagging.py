@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict, Unpack, overload
 
 import numpy as np
 
@@ -18,10 +18,11 @@ from audiossl.audio.salvage import Salvaged
 from audiossl.errors import UsageError
 from audiossl.hub import find as hub
 from audiossl.inference import network
+from audiossl.inference.many import Sources, each, is_many
 from audiossl.inference.network import Classifier
 from audiossl.inference.sliding import BATCH_SIZE, Inference, Span, Tap, check_windows, name_of
 from audiossl.labels import ontology
-from audiossl.output.records import Label, TagRecord
+from audiossl.output.records import ErrorRecord, Label, TagRecord
 
 TOP_K = 5
 THRESHOLD = 0.5  # from here on a calibrated label is more likely right than wrong
@@ -148,8 +149,43 @@ class Tagger:
         return self.model.predict(waves)
 
 
+class _TagSettings(TypedDict, total=False):
+    """Keyword arguments of `tag`, for its two signatures."""
+
+    backend: str
+    batch_size: int
+    top_k: int
+    threshold: float
+    window: float | None
+    hop: float | None
+    pool: str
+    labels: str | Iterable[str] | None
+    nan: NanPolicy
+    limits: Limits
+    raw: RawFormat | None
+    progress: bool
+
+
+@overload
 def tag(
     source: Source,
+    model: str | Classifier = ...,
+    device: str = ...,
+    **options: Unpack[_TagSettings],
+) -> list[TagRecord]: ...
+
+
+@overload
+def tag(
+    source: Sources,
+    model: str | Classifier = ...,
+    device: str = ...,
+    **options: Unpack[_TagSettings],
+) -> list[TagRecord | ErrorRecord]: ...
+
+
+def tag(
+    source: Source | Sources,
     model: str | Classifier = hub.DEFAULTS["tag"],
     device: str = "cpu",
     *,
@@ -164,25 +200,42 @@ def tag(
     nan: NanPolicy = "error",
     limits: Limits = DEFAULT_LIMITS,
     raw: RawFormat | None = None,
-) -> list[TagRecord]:
-    """Tag one file: `audiossl.tag("clip.wav")[0].labels`.
+    progress: bool = False,
+) -> list[TagRecord] | list[TagRecord | ErrorRecord]:
+    """Tag one file, `audiossl.tag("clip.wav")[0].labels`, or many: `audiossl.tag(paths)`.
 
-    One record a file, or with `hop` one a window, with times in seconds and scores in [0, 1].
-    `model`: a name, a folder, `hf:owner/repo`, or one that is loaded: `device` and `backend`
-    ("auto", "torch", "onnx") say how to load it. `batch_size`: windows that go in at a time.
-    `top_k`: labels a record at most; `threshold`: leave out lower scores; `labels`: only these, by
-    name, where a group takes its members. `window`, `hop`: seconds. `pool`: without `hop`, a file's
-    score is that of its highest window ("max") or the mean of all ("mean").
-    `nan`, `limits`, `raw`: how the sound is read, as `audio.stream` has them.
-    Raises InputError, ModelError or UsageError. To tag many files load the model once:
-    `tagger = audiossl.Tagger.load()`, then `tagger.tag(path)`.
+    Gives one record a file, or with `hop` one a window: times in seconds, scores in [0, 1].
+
+    source: a path, "-" for standard input, an open binary file, or an iterable of these. Of several
+    the records come in their order; an input that cannot be read gives an ErrorRecord, behind the
+    records of what could be read of it.
+    model: a name, a model folder, `hf:owner/repo`, or a model that is loaded.
+    device: where a model given by name is loaded: "auto", "cpu", "cuda", "cuda:N" or "mps".
+    backend: what computes a model given by name: "auto", "torch" or "onnx".
+    batch_size: windows of one file that go in at a time.
+    top_k: labels per record, at most.
+    threshold: labels with a lower score are left out.
+    window: seconds; by default the model's own.
+    hop: seconds from one window's start to the next; None: one record a file.
+    pool: without `hop`, a file's score is its highest window's ("max") or their mean ("mean").
+    labels: only these, by name; an ontology group such as Animal means every label below it.
+    nan: samples that are not finite numbers are an "error", or read as "zero".
+    limits: what a header may claim.
+    raw: how headerless PCM lies; None: the file says.
+    progress: show a bar on stderr that counts the files of an iterable.
+
+    Raises ModelError or UsageError; of a single source InputError.
     """
     options = TagOptions(top_k, threshold, window, hop, pool)  # what is wrong is told before a load
     loaded = network.load(model, device, backend) if isinstance(model, str) else model
     tagger = Tagger(loaded, batch_size)
     if labels is not None:
         options = replace(options, labels=tagger.find_labels(labels))
-    return list(tagger.tag(source, None, options, nan=nan, limits=limits, raw=raw))
+
+    def work(one: Source) -> Iterator[TagRecord]:
+        return tagger.tag(one, None, options, nan=nan, limits=limits, raw=raw)
+
+    return list(each(source, work, progress) if is_many(source) else work(source))  # type: ignore[arg-type]
 
 
 def _pooled(spans: Iterator[Span], pool: str) -> Iterator[Span]:
