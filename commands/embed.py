@@ -18,13 +18,7 @@ FORMATS = ["table", "jsonl", "json", "csv", *ARRAYS]
 @click.command()
 @options.inputs
 @options.model
-@click.option("--window", type=options.Finite(0.05), metavar="SECONDS", help="Length of a window.")
-@click.option(
-    "--hop",
-    type=options.Finite(0.01),
-    metavar="SECONDS",
-    help="A timeline: one record a window, a window every so often.",
-)
+@options.windows
 @click.option("--tokens", is_flag=True, help="A finer timeline: one record a token of the encoder.")
 @click.option(
     "--pool",
@@ -98,7 +92,6 @@ def run(
     part: Shard, items: Iterator[Input], reading: dict[str, Any], values: dict[str, Any]
 ) -> int:
     """Load the model, embed every input, write the records; the exit code."""
-    from concurrent.futures import ThreadPoolExecutor
     from functools import partial
 
     from audiossl.device import pick_device
@@ -107,40 +100,31 @@ def run(
     from audiossl.output import arrays
     from audiossl.output.writers import EMBED_TEXTS
 
-    from . import output
+    from .output import no_input
+    from .session import session
     from .table import EmbedTable
 
-    how = options.running(values, "embed")
-    embedding = EmbedOptions(**values)
-
-    device = pick_device(how.device, threads=1)
-
-    with ThreadPoolExecutor(how.threads(device)) as executor:
-        embedder = Embedder.load(how.model, device, batch_size=how.batch_size, executor=executor)
+    with session(values, "embed") as task:
+        embedding = EmbedOptions(**values)
+        device = pick_device(task.device, threads=1)
+        executor = task.executor(device)
+        embedder = Embedder.load(task.model, device, batch_size=task.batch_size, executor=executor)
         embedder.check(embedding)
         size = embedder.size(embedding)
         texts = {kind: partial(writer, size) for kind, writer in EMBED_TEXTS.items()}
-        formats: output.Formats = {
-            "table": EmbedTable,
-            **texts,
-            **arrays.formats(size, embedding.dtype),
-        }
+        formats = {"table": EmbedTable, **texts, **arrays.formats(size, embedding.dtype)}
         settings = {
             "embed": embedding,
-            "model": digest(how.model),
+            "model": digest(task.model),
             "reading": reading,
             "device": device.partition(":")[0],
         }
-        sink = output.open_sink(formats, **how.writing, settings=settings)
-        if sink is None:
-            return 0
 
         def work(item: Input) -> Iterator[dict[str, Any]]:
             for record in embedder.embed(item.path, item.name, embedding, **reading):
                 yield record.to_row()
 
         def nothing() -> int:
-            return 0 if part.seen else output.no_input()  # more machines than inputs: all is well
+            return 0 if part.seen else no_input()  # more machines than inputs: all is well
 
-        with output.progress_line(how.quiet, "embedded") as progress:
-            return output.work_through(items, work, sink, how.jobs, progress, nothing)
+        return task.run(items, work, "embedded", formats, settings, nothing=nothing)

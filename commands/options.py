@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -127,6 +126,16 @@ class Finite(click.FloatRange):
             self.fail(f"{value!r} is not a finite number.", param, ctx)
         return number
 
+
+windows = chain(
+    click.option("--window", type=Finite(0.05), metavar="SECONDS", help="Length of a window."),
+    click.option(
+        "--hop",
+        type=Finite(0.01),
+        metavar="SECONDS",
+        help="A timeline: one record a window, a window every so often.",
+    ),
+)
 
 decoding = chain(
     click.option(
@@ -252,36 +261,6 @@ def listed(
     if name != "-" and files_from is None and "-" not in inputs:
         raise click.UsageError("--name is what audio on stdin is called: give - as an input")
     return expand(inputs, files_from, null, name)
-
-
-@dataclass(frozen=True)
-class Running:
-    """How a command's model works (`device`: as asked for), and where its results go."""
-
-    model: str
-    device: str
-    jobs: int
-    batch_size: int
-    quiet: bool
-    writing: dict[str, Any]
-
-    def threads(self, device: object) -> int:
-        """Batches computed at once by a model on `device`."""
-        return self.jobs if str(device) == "cpu" else 1
-
-
-def running(values: dict[str, Any], task: str) -> Running:
-    """Take the options of model, batching and output out of a command's values."""
-    from audiossl.hub import find as hub
-
-    return Running(
-        model=values.pop("model") or hub.DEFAULTS[task],
-        device=values.pop("device"),
-        jobs=values.pop("jobs") or cores(),
-        batch_size=values.pop("batch_size"),
-        quiet=values.pop("quiet"),
-        writing={key: values.pop(key) for key in ("format_", "out", "on_exists", "resume")},
-    )
 
 
 def cores() -> int:

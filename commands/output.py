@@ -11,11 +11,8 @@ from typing import Any, cast
 import click
 
 from audiossl import errors
-from audiossl.errors import InputError, UsageError
-from audiossl.output.writers import Record
-from audiossl.pipeline.inputs import Input
-from audiossl.pipeline.run import Work, run_batch
-from audiossl.pipeline.sinks import STDOUT, Formats, Sink, make_sink
+from audiossl.errors import InputError
+from audiossl.pipeline.sinks import STDOUT
 
 from .main import say_error
 
@@ -30,33 +27,6 @@ def pick_format(format_: str, out: str | None, known: Iterable[str]) -> str:
             raise click.UsageError(f"{out}: the name does not tell the format: give --format")
         return suffix if suffix in known else "jsonl"
     return "table" if sys.stdout.isatty() else "jsonl"
-
-
-def open_sink(
-    formats: Formats, *, out: str | None, settings: Record, many: bool = False, **writing: Any
-) -> Sink | None:
-    """The sink that the options ask for; None, which is said, when there is nothing left to do."""
-    try:
-        sink = make_sink(
-            formats, out=out, settings=settings, tell=say_record_error, many=many, **writing
-        )
-    except UsageError as error:
-        raise click.UsageError(error.message) from None
-    if sink is None:
-        click.echo(f"audiossl: {out} is there already: nothing to do", err=True)
-    return sink
-
-
-def work_through(
-    items: Iterable[Input],
-    work: Work,
-    sink: Sink,
-    jobs: int,
-    progress: Callable[[str], None],
-    nothing: Callable[[], int] | None = None,
-) -> int:
-    """`run_batch`, with errors said on stderr; its exit code."""
-    return run_batch(items, work, sink, jobs, progress, say_record_error, nothing or no_input)
 
 
 def no_input() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from audiossl.output.writers import JsonLines, Record
+from audiossl.output.writers import Record, TextWriter
 
 BAR = "▏▎▍▌▋▊▉█"
 BAR_CELLS = 8
@@ -14,7 +14,7 @@ GREEN, YELLOW, DIM, RESET = "\x1b[32m", "\x1b[33m", "\x1b[2m", "\x1b[0m"
 STRONG = 0.6  # scores from here on are green
 
 
-class Table(JsonLines):
+class Table(TextWriter):
     """One line a record; colours on a terminal unless NO_COLOR is set."""
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Table(JsonLines):
         return f"{colour}{text}{RESET}" if self._colour else text
 
 
-class EmbedTable(JsonLines):
+class EmbedTable(TextWriter):
     """One line a record: where, how many numbers, how long the vector is."""
 
     def record(self, record: Record) -> str:

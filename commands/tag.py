@@ -45,13 +45,7 @@ FORMATS = ["table", "jsonl", "json", "csv", "tsv", "audacity", "raven", "textgri
     metavar="NAME[;NAME...]",
     help="Only these; a group takes its members.",
 )
-@click.option("--window", type=options.Finite(0.05), metavar="SECONDS", help="Length of a window.")
-@click.option(
-    "--hop",
-    type=options.Finite(0.01),
-    metavar="SECONDS",
-    help="A timeline: one record a window, a window every so often.",
-)
+@options.windows
 @click.option(
     "--pool",
     type=click.Choice(["max", "mean"]),
@@ -128,38 +122,28 @@ def run(
     plot: str | None,
 ) -> int:
     """Load the model, tag every input, write the records; the exit code."""
-    from concurrent.futures import ThreadPoolExecutor
-
     from audiossl.hub.facts import digest
     from audiossl.inference import network
     from audiossl.inference.tagging import Tagger, TagOptions
     from audiossl.output.writers import FORMATS as TEXTS
 
-    from . import output
+    from .session import session
     from .table import Table
 
-    how = options.running(values, "tag")
-    names = [part.strip() for text in values.pop("labels") for part in text.split(";")]
-
-    backend, int8 = values.pop("backend"), values.pop("int8")
-    model = network.load(how.model, how.device, backend, threads=1, int8=int8)
-    batch_size = 1 if int8 else how.batch_size  # in integers, batch mates share a range
-
-    with ThreadPoolExecutor(how.threads(model.device)) as executor:
-        tagger = Tagger(model, batch_size, executor)
-        chosen = tagger.find_labels(names) if names else None
-        tagging = TagOptions(labels=chosen, **values)
+    with session(values, "tag") as task:
+        names = [part.strip() for text in values.pop("labels") for part in text.split(";")]
+        backend, int8 = values.pop("backend"), values.pop("int8")
+        model = network.load(task.model, task.device, backend, threads=1, int8=int8)
+        batch_size = 1 if int8 else task.batch_size  # in integers, batch mates share a range
+        tagger = Tagger(model, batch_size, task.executor(model.device))
+        tagging = TagOptions(labels=tagger.find_labels(names) if names else None, **values)
         settings = {
             "tag": tagging,
-            "model": digest(how.model),
+            "model": digest(task.model),
             "backend": f"{model.backend} int8" if int8 else model.backend,
             "reading": reading,
         }
-        formats: output.Formats = {"table": Table, **TEXTS}
-        sink = output.open_sink(formats, **how.writing, settings=settings, many=many)
-        if sink is None:
-            return 0
-        picture = Picture(plot, tagger.model.rate) if plot else None
+        picture = Picture(plot, model.rate) if plot else None
 
         def work(item: Input) -> Iterator[dict[str, Any]]:
             tap = picture.sketch.add if picture else None
@@ -168,8 +152,7 @@ def run(
                     picture.records.append(record)
                 yield record.to_dict()
 
-        with output.progress_line(how.quiet, "tagged") as progress:
-            code = output.work_through(items, work, sink, how.jobs, progress)
+        code = task.run(items, work, "tagged", {"table": Table, **TEXTS}, settings, many)
         if picture:
             picture.draw()
         return code

@@ -43,7 +43,7 @@ def test_packages_listed_are_the_folders() -> None:
 
 
 def test_every_command_has_its_file_and_every_file_its_command() -> None:
-    shared = {"__init__", "listing", "main", "options", "output", "table"}
+    shared = {"__init__", "listing", "main", "options", "output", "session", "table"}
     files = {path.stem for path in (ROOT / "commands").glob("*.py")} - shared
     assert {name.replace("-", "_") for name in COMMANDS} == files
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from audiossl.output.writers import Json, JsonLines, Record, Separated
+from audiossl.output.writers import Json, JsonLines, Record, Separated, TextWriter
 
 DIGITS = 4  # of a mean and its interval
 COLUMNS = (
@@ -50,24 +50,15 @@ class ProbeRecord:
             "model": self.model,
         }
 
-
-class ProbeRows(Separated):
-    """CSV or TSV: one row a metric, `shots` "all" for all; a file that failed has a row as well."""
-
-    def begin(self) -> str:
-        return self._row(COLUMNS)
-
-    def record(self, record: Record) -> str:
-        if "error" in record:
-            error = record["error"]
-            cells = {"file": record["file"], "error": f"{error['code']}: {error['message']}"}
-        else:
-            low, high = record["ci95"]
-            cells = {**record, "shots": said_shots(record), "ci95_low": low, "ci95_high": high}
-        return self._row(tuple(cells.get(name, "") for name in COLUMNS))
+    @staticmethod
+    def rows(record: Record) -> Iterator[tuple[Any, ...]]:
+        """The one row of COLUMNS of a record in its JSON form, `shots` "all" for all."""
+        low, high = record["ci95"]
+        cells = {**record, "shots": said_shots(record), "ci95_low": low, "ci95_high": high}
+        yield tuple(cells.get(name, "") for name in COLUMNS)
 
 
-class ProbeTable(JsonLines):
+class ProbeTable(TextWriter):
     """For a person at a terminal: one line a probe and number of shots, a column a metric."""
 
     HEAD = f"{'probe':13} {'shots':>5}"
@@ -116,10 +107,10 @@ def said_value(record: Record) -> str:
     return f"{record['mean']:.3f} [{low:.3f}, {high:.3f}]"
 
 
-FORMATS: dict[str, Callable[[], JsonLines]] = {
+FORMATS: dict[str, Callable[[], TextWriter]] = {
     "table": ProbeTable,
     "jsonl": JsonLines,
     "json": Json,
-    "csv": lambda: ProbeRows(",", ".csv"),
-    "tsv": lambda: ProbeRows("\t", ".tsv"),
+    "csv": lambda: Separated(COLUMNS, ProbeRecord.rows, ",", ".csv"),
+    "tsv": lambda: Separated(COLUMNS, ProbeRecord.rows, "\t", ".tsv"),
 }

@@ -11,32 +11,25 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack, overload
 
 import numpy as np
 import torch
 
 from audiossl.audio.reading import DEFAULT_LIMITS, Limits, NanPolicy, RawFormat, Source, Window
+from audiossl.audio.salvage import Salvaged
 from audiossl.errors import InputError, UsageError
 from audiossl.hub import find as hub
-from audiossl.inference.sliding import BATCH_SIZE, Inference, name_of
+from audiossl.inference.many import Sources, each, is_many
+from audiossl.inference.sliding import BATCH_SIZE, Inference, Span, check_windows, name_of
 from audiossl.model import Model, load
 from audiossl.models.parts.layers import Timing
-from audiossl.output.records import EmbedRecord
+from audiossl.output.records import EmbedRecord, ErrorRecord
 
-Group = tuple[Window, list["Place"]]  # what one window gives
+Group = tuple[Window, list[Span]]  # what one window gives
 
 POOLS = ("mean", "max", "statistics")
 DTYPES = ("float32", "float16")
-
-
-@dataclass(frozen=True)
-class Place:
-    """A vector and where it comes from. `start`, `end`: seconds; `vector`: (dim,) float32."""
-
-    start: float
-    end: float
-    vector: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -60,6 +53,7 @@ class EmbedOptions:
         for name, value, known in (("pool", self.pool, POOLS), ("dtype", self.dtype, DTYPES)):
             if value is not None and value not in known:
                 raise UsageError(f"{name}: {value!r} is not one of {', '.join(known)}")
+        check_windows(self.window, self.hop)
 
     @property
     def pooled(self) -> str | None:
@@ -118,15 +112,15 @@ class Embedder:
         window: float | None = None,
         hop: float | None = None,
         **reading: Any,
-    ) -> Iterator[Place]:
+    ) -> Iterator[Span]:
         """The encoder's own embedding of each window; the last ends with the file and is as long as
         the others.
 
         `window`: seconds, by default the model's own; `hop`: by default the window. `reading` goes
         to `audio.stream`. Raises InputError, after the vectors of what could be read.
         """
-        for _window, places in self._by_window(source, window, hop, **reading):
-            yield from places
+        for _window, spans in self._by_window(source, window, hop, **reading):
+            yield from spans
 
     def tokens(
         self,
@@ -134,7 +128,7 @@ class Embedder:
         window: float | None = None,
         hop: float | None = None,
         **reading: Any,
-    ) -> Iterator[Place]:
+    ) -> Iterator[Span]:
         """The encoder's tokens over time, in order; arguments as for `windows`.
 
         One token a moment of the encoder's grid: of a ViT, a column of patches, averaged over its
@@ -144,8 +138,8 @@ class Embedder:
         A file shorter than a token gives one.
         Raises UsageError where the encoder's tokens have no place in time.
         """
-        for _window, places in self._by_token(source, window, hop, **reading):
-            yield from places
+        for _window, spans in self._by_token(source, window, hop, **reading):
+            yield from spans
 
     def embed(
         self,
@@ -164,17 +158,17 @@ class Embedder:
         groups = method(source, options.window, options.hop, **reading)
         if options.pooled:
             groups = _pooled(groups, options.pooled)
-        for _window, places in groups:
-            for place in places:
-                vector = _checked(place, options.dtype)
-                yield EmbedRecord(name, place.start, place.end, vector, self.model.config.name)
+        for _window, spans in groups:
+            for span in spans:
+                vector = _checked(span, options.dtype)
+                yield EmbedRecord(name, span.start, span.end, vector, self.model.config.name)
 
     def _by_window(
         self, source: Source, window: float | None, hop: float | None, **reading: Any
     ) -> Iterator[Group]:
         sliding = self.inference.slide(self._embed, source, window, hop, **reading)
         for cut, vector in sliding:
-            yield cut, [Place(cut.start, cut.end, vector)]
+            yield cut, [Span(cut.start, cut.end, vector)]
 
     def _by_token(
         self, source: Source, window: float | None, hop: float | None, **reading: Any
@@ -182,10 +176,10 @@ class Embedder:
         timing, covered = self._timing, 0.0
         sliding = self.inference.slide(self._timeline, source, window, hop, **reading)
         for cut, vectors in sliding:
-            places = self._moments(cut, vectors, timing, covered)
-            yield cut, places
-            if places:  # a window's last token may end long before the window does
-                covered = places[-1].end
+            spans = self._moments(cut, vectors, timing, covered)
+            yield cut, spans
+            if spans:  # a window's last token may end long before the window does
+                covered = spans[-1].end
 
     def _embed(self, waves: np.ndarray) -> np.ndarray:
         """waves: (batch, samples) float32 at the model's rate -> (batch, dim)."""
@@ -203,24 +197,51 @@ class Embedder:
 
     def _moments(
         self, cut: Window, vectors: np.ndarray, timing: Timing, covered: float
-    ) -> list[Place]:
+    ) -> list[Span]:
         """The tokens whose middle lies behind `covered`: seconds, the end of the last one given."""
         frontend, count = self.model.frontend, len(cut.wave)
         new = round((covered - cut.start) * frontend.rate)
         # In samples of the window: where frame 0 begins, half a hop before its middle.
         origin = frontend.centre - frontend.hop / 2 - frontend.clip.offset(count)
-        places = []
+        spans = []
         for k, vector in enumerate(vectors):
             start = origin + (timing.first + k * timing.hop) * frontend.hop
             end = start + timing.width * frontend.hop
             if new <= (start + end) / 2 < count or (k == 0 and new <= 0):
                 begin, stop = (max(start, 0) / frontend.rate, min(end, count) / frontend.rate)
-                places.append(Place(cut.start + begin, cut.start + stop, vector))
-        return places
+                spans.append(Span(cut.start + begin, cut.start + stop, vector))
+        return spans
+
+
+class _EmbedSettings(TypedDict, total=False):
+    """Keyword arguments of `embed`, for its two signatures."""
+
+    batch_size: int
+    pool: str | None
+    window: float | None
+    hop: float | None
+    tokens: bool
+    dtype: str
+    nan: NanPolicy
+    limits: Limits
+    raw: RawFormat | None
+    progress: bool
+
+
+@overload
+def embed(
+    source: Source, model: str | Model = ..., device: str = ..., **options: Unpack[_EmbedSettings]
+) -> Iterator[EmbedRecord]: ...
+
+
+@overload
+def embed(
+    source: Sources, model: str | Model = ..., device: str = ..., **options: Unpack[_EmbedSettings]
+) -> Iterator[EmbedRecord | ErrorRecord]: ...
 
 
 def embed(
-    source: Source,
+    source: Source | Sources,
     model: str | Model = hub.DEFAULTS["embed"],
     device: str = "cpu",
     *,
@@ -233,36 +254,52 @@ def embed(
     nan: NanPolicy = "error",
     limits: Limits = DEFAULT_LIMITS,
     raw: RawFormat | None = None,
-) -> Iterator[EmbedRecord]:
-    """Embed one file: `next(audiossl.embed("clip.wav")).embedding` is a (dim,) array.
+    progress: bool = False,
+) -> Iterator[EmbedRecord] | Iterator[EmbedRecord | ErrorRecord]:
+    """Embed one file, `next(audiossl.embed("clip.wav")).embedding`, or many.
 
-    `pool` ("mean", "max" or "statistics"), `window`, `hop` (seconds), `tokens`, `dtype`: as
-    `EmbedOptions` has them. `batch_size`: windows that go in at a time. `nan`, `limits`, `raw`: how
-    the sound is read, as `audio.stream` has them. Records come while the file is read, so memory
-    does not grow with its length. Raises InputError, ModelError or UsageError. To embed many files
-    load the model once: `embedder = audiossl.Embedder.load()`, then `embedder.embed(path)`.
+    Each embedding is (dim,), or (2 * dim,) with pool "statistics". Records come while files are
+    read, so memory does not grow with their length.
+
+    source: a path, "-" for standard input, an open binary file, or an iterable of these. Of several
+    the records come in their order; an input that cannot be read gives an ErrorRecord, behind the
+    records of what could be read of it.
+    model: a name, a model folder, `hf:owner/repo`, or a model that is loaded.
+    device: where a model given by name is loaded: "auto", "cpu", "cuda", "cuda:N" or "mps".
+    batch_size: windows of one file that go in at a time.
+    pool: "mean", "max" or "statistics": one record a file, over its windows or tokens.
+    window: seconds; by default the model's own.
+    hop: seconds from one window's start to the next; one record a window, unless `pool` is given.
+    tokens: one record a token of the encoder, unless `pool` is given.
+    dtype: number type of the vectors, "float32" or "float16".
+    nan: samples that are not finite numbers are an "error", or read as "zero".
+    limits: what a header may claim.
+    raw: how headerless PCM lies; None: the file says.
+    progress: show a bar on stderr that counts the files of an iterable.
+
+    Raises ModelError or UsageError; of a single source InputError, while its records are taken.
     """
     chosen = EmbedOptions(pool, window, hop, tokens, dtype)
     loaded = load(model, device) if isinstance(model, str) else model
     embedder = Embedder(loaded, batch_size)
-    return embedder.embed(source, options=chosen, nan=nan, limits=limits, raw=raw)
+
+    def work(one: Source) -> Iterator[EmbedRecord]:
+        return embedder.embed(one, options=chosen, nan=nan, limits=limits, raw=raw)
+
+    return each(source, work, progress) if is_many(source) else work(source)  # type: ignore[arg-type]
 
 
 def _pooled(groups: Iterator[Group], pool: str) -> Iterator[Group]:
     """One vector over all; what was read before an InputError is pooled and given first."""
-    pooling, failure = _Pooling(), None
+    pooling, read = _Pooling(), Salvaged(groups)
     first = last = None
-    try:
-        for window, places in groups:
-            first, last = first or window, window
-            for place in places:
-                pooling.add(place.vector)
-    except InputError as error:
-        failure = error
+    for window, spans in read:
+        first, last = first or window, window
+        for span in spans:
+            pooling.add(span.values)
     if first is not None and last is not None:
-        yield last, [Place(first.start, last.end, pooling.result(pool))]
-    if failure is not None:
-        raise failure
+        yield last, [Span(first.start, last.end, pooling.result(pool))]
+    read.raise_error()
 
 
 class _Pooling:
@@ -294,12 +331,12 @@ class _Pooling:
         return np.concatenate([self.mean, deviation]).astype(np.float32)
 
 
-def _checked(place: Place, dtype: str) -> np.ndarray:
+def _checked(span: Span, dtype: str) -> np.ndarray:
     """The vector as `dtype`. Raises InputError unless all of it is finite."""
     with np.errstate(over="ignore"):
-        vector = place.vector.astype(dtype)
+        vector = span.values.astype(dtype)
     if np.isfinite(vector).all():
         return vector
-    most = float(np.abs(place.vector).max())
+    most = float(np.abs(span.values).max())
     reason = f"{most:g} is beyond float16: --dtype float32" if math.isfinite(most) else "NaN or Inf"
-    raise InputError(f"the embedding at {place.start:.3f} s: {reason}", code="not-finite")
+    raise InputError(f"the embedding at {span.start:.3f} s: {reason}", code="not-finite")

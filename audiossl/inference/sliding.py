@@ -5,6 +5,7 @@ What tagging and embedding share: audio.stream -> windows -> batches -> network.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,7 @@ import numpy as np
 
 from audiossl.audio import reading as audio
 from audiossl.audio.reading import Source, Window
+from audiossl.audio.salvage import Salvaged
 from audiossl.errors import InputError, UsageError
 from audiossl.inference.network import Network
 
@@ -25,6 +27,27 @@ AHEAD = 8  # batches that may be under way or waiting, a file
 
 Tap = Callable[[np.ndarray], None]
 Function = Callable[[np.ndarray], np.ndarray]  # (batch, samples) float32 -> (batch, ...)
+Started = tuple[list[Window], Future[np.ndarray] | np.ndarray]  # a batch, and its result
+
+
+@dataclass(frozen=True)
+class Span:
+    """What a network gives for a stretch of sound.
+
+    start, end: seconds.
+    values: float32; scores in [0, 1] of (classes,), or an embedding of (dim,).
+    """
+
+    start: float
+    end: float
+    values: np.ndarray
+
+
+def check_windows(window: float | None, hop: float | None) -> None:
+    """Raise UsageError unless both are lengths of time in seconds, or None."""
+    for name, seconds in (("window", window), ("hop", hop)):
+        if seconds is not None and not 0 < seconds < math.inf:
+            raise UsageError(f"{name}: {seconds} s is no length of time")
 
 
 @dataclass(frozen=True)
@@ -96,23 +119,23 @@ class Inference:
                     raise InputError(problem, code="short") from error
                 raise UsageError(f"a window of {length:g} s is {problem}") from error
 
-        pending: deque[tuple[list[Window], Future[np.ndarray] | np.ndarray]] = deque()
-        try:
+        def started() -> Iterator[Started]:
             for group, last in _batches(windows, self.batch_size):
                 # Beside the last batch nothing is left to read, so it is not worth handing over,
                 # but to the one thread that talks to a GPU.
                 here = last and str(self.model.device) == "cpu"
                 there = None if here else self.executor
-                pending.append((group, there.submit(run, group) if there else run(group)))
-                if len(pending) >= (AHEAD if self.executor else 1):
-                    yield from _paired(*pending.popleft())
-        except InputError:
-            # What was read before the damage is good work: give it, then say what is wrong.
-            while pending:
+                yield group, there.submit(run, group) if there else run(group)
+
+        pending: deque[Started] = deque()
+        batches = Salvaged(started())
+        for batch in batches:
+            pending.append(batch)
+            if len(pending) >= (AHEAD if self.executor else 1):
                 yield from _paired(*pending.popleft())
-            raise
         while pending:
             yield from _paired(*pending.popleft())
+        batches.raise_error()
 
 
 def name_of(source: Source) -> str:
@@ -145,18 +168,15 @@ def _full_tail(windows: Iterator[Window], rate: int, seconds: float) -> Iterator
 def _batches(windows: Iterable[Window], size: int) -> Iterator[tuple[list[Window], bool]]:
     """(at most `size` windows of one length, whether they are the last), in order."""
     group: list[Window] = []
-    try:
-        for window in windows:
-            if group and (len(group) == size or len(group[0].wave) != len(window.wave)):
-                yield group, False
-                group = []
-            group.append(window)
-    except InputError:
-        if group:
-            yield group, True
-        raise
+    found = Salvaged(windows)
+    for window in found:
+        if group and (len(group) == size or len(group[0].wave) != len(window.wave)):
+            yield group, False
+            group = []
+        group.append(window)
     if group:
         yield group, True
+    found.raise_error()
 
 
 def _paired(

@@ -6,35 +6,27 @@ that memory does not grow with the length of a file.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict, Unpack, overload
 
 import numpy as np
 
 from audiossl.audio.reading import DEFAULT_LIMITS, Limits, NanPolicy, RawFormat, Source
-from audiossl.errors import InputError, UsageError
+from audiossl.audio.salvage import Salvaged
+from audiossl.errors import UsageError
 from audiossl.hub import find as hub
 from audiossl.inference import network
+from audiossl.inference.many import Sources, each, is_many
 from audiossl.inference.network import Classifier
-from audiossl.inference.sliding import BATCH_SIZE, Inference, Tap, name_of
+from audiossl.inference.sliding import BATCH_SIZE, Inference, Span, Tap, check_windows, name_of
 from audiossl.labels import ontology
-from audiossl.output.records import Label, TagRecord
+from audiossl.output.records import ErrorRecord, Label, TagRecord
 
 TOP_K = 5
 THRESHOLD = 0.5  # from here on a calibrated label is more likely right than wrong
 POOLS = ("max", "mean")
-
-
-@dataclass(frozen=True)
-class Span:
-    """Scores of one window. `start`, `end`: seconds; `scores`: (classes,) float32 in [0, 1]."""
-
-    start: float
-    end: float
-    scores: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -61,9 +53,7 @@ class TagOptions:
             raise UsageError(f"top_k: {self.top_k} labels, at least 1 is needed")
         if not 0 <= self.threshold <= 1:
             raise UsageError(f"threshold: {self.threshold} is not between 0 and 1, as scores are")
-        for name, seconds in (("window", self.window), ("hop", self.hop)):
-            if seconds is not None and not 0 < seconds < math.inf:
-                raise UsageError(f"{name}: {seconds} s is no length of time")
+        check_windows(self.window, self.hop)
 
 
 class Tagger:
@@ -148,8 +138,8 @@ class Tagger:
 
     def _record(self, name: str, span: Span, options: TagOptions) -> TagRecord:
         kept = range(len(self.labels)) if options.labels is None else options.labels
-        ranked = sorted(kept, key=lambda index: -span.scores[index])[: options.top_k]
-        labels = [Label(self.labels[index], float(span.scores[index])) for index in ranked]
+        ranked = sorted(kept, key=lambda index: -span.values[index])[: options.top_k]
+        labels = [Label(self.labels[index], float(span.values[index])) for index in ranked]
         sure = tuple(label for label in labels if label.score >= options.threshold)
         best = labels[0] if labels else None
         return TagRecord(name, span.start, span.end, sure, self.model.name, best)
@@ -159,8 +149,43 @@ class Tagger:
         return self.model.predict(waves)
 
 
+class _TagSettings(TypedDict, total=False):
+    """Keyword arguments of `tag`, for its two signatures."""
+
+    backend: str
+    batch_size: int
+    top_k: int
+    threshold: float
+    window: float | None
+    hop: float | None
+    pool: str
+    labels: str | Iterable[str] | None
+    nan: NanPolicy
+    limits: Limits
+    raw: RawFormat | None
+    progress: bool
+
+
+@overload
 def tag(
     source: Source,
+    model: str | Classifier = ...,
+    device: str = ...,
+    **options: Unpack[_TagSettings],
+) -> list[TagRecord]: ...
+
+
+@overload
+def tag(
+    source: Sources,
+    model: str | Classifier = ...,
+    device: str = ...,
+    **options: Unpack[_TagSettings],
+) -> list[TagRecord | ErrorRecord]: ...
+
+
+def tag(
+    source: Source | Sources,
     model: str | Classifier = hub.DEFAULTS["tag"],
     device: str = "cpu",
     *,
@@ -175,44 +200,58 @@ def tag(
     nan: NanPolicy = "error",
     limits: Limits = DEFAULT_LIMITS,
     raw: RawFormat | None = None,
-) -> list[TagRecord]:
-    """Tag one file: `audiossl.tag("clip.wav")[0].labels`.
+    progress: bool = False,
+) -> list[TagRecord] | list[TagRecord | ErrorRecord]:
+    """Tag one file, `audiossl.tag("clip.wav")[0].labels`, or many: `audiossl.tag(paths)`.
 
-    One record a file, or with `hop` one a window, with times in seconds and scores in [0, 1].
-    `model`: a name, a folder, `hf:owner/repo`, or one that is loaded: `device` and `backend`
-    ("auto", "torch", "onnx") say how to load it. `batch_size`: windows that go in at a time.
-    `top_k`: labels a record at most; `threshold`: leave out lower scores; `labels`: only these, by
-    name, where a group takes its members. `window`, `hop`: seconds. `pool`: without `hop`, a file's
-    score is that of its highest window ("max") or the mean of all ("mean").
-    `nan`, `limits`, `raw`: how the sound is read, as `audio.stream` has them.
-    Raises InputError, ModelError or UsageError. To tag many files load the model once:
-    `tagger = audiossl.Tagger.load()`, then `tagger.tag(path)`.
+    Gives one record a file, or with `hop` one a window: times in seconds, scores in [0, 1].
+
+    source: a path, "-" for standard input, an open binary file, or an iterable of these. Of several
+    the records come in their order; an input that cannot be read gives an ErrorRecord, behind the
+    records of what could be read of it.
+    model: a name, a model folder, `hf:owner/repo`, or a model that is loaded.
+    device: where a model given by name is loaded: "auto", "cpu", "cuda", "cuda:N" or "mps".
+    backend: what computes a model given by name: "auto", "torch" or "onnx".
+    batch_size: windows of one file that go in at a time.
+    top_k: labels per record, at most.
+    threshold: labels with a lower score are left out.
+    window: seconds; by default the model's own.
+    hop: seconds from one window's start to the next; None: one record a file.
+    pool: without `hop`, a file's score is its highest window's ("max") or their mean ("mean").
+    labels: only these, by name; an ontology group such as Animal means every label below it.
+    nan: samples that are not finite numbers are an "error", or read as "zero".
+    limits: what a header may claim.
+    raw: how headerless PCM lies; None: the file says.
+    progress: show a bar on stderr that counts the files of an iterable.
+
+    Raises ModelError or UsageError; of a single source InputError.
     """
     options = TagOptions(top_k, threshold, window, hop, pool)  # what is wrong is told before a load
     loaded = network.load(model, device, backend) if isinstance(model, str) else model
     tagger = Tagger(loaded, batch_size)
     if labels is not None:
         options = replace(options, labels=tagger.find_labels(labels))
-    return list(tagger.tag(source, None, options, nan=nan, limits=limits, raw=raw))
+
+    def work(one: Source) -> Iterator[TagRecord]:
+        return tagger.tag(one, None, options, nan=nan, limits=limits, raw=raw)
+
+    return list(each(source, work, progress) if is_many(source) else work(source))  # type: ignore[arg-type]
 
 
 def _pooled(spans: Iterator[Span], pool: str) -> Iterator[Span]:
     """One span over all; what was read before an InputError is pooled and given first."""
     total: np.ndarray | None = None
     start = end = 0.0
-    count, failure = 0, None
-    try:
-        for span in spans:
-            if total is None:
-                total, start = span.scores.astype(np.float64), span.start
-            elif pool == "max":
-                total = np.maximum(total, span.scores)
-            else:
-                total = total + span.scores
-            count, end = count + 1, span.end
-    except InputError as error:
-        failure = error
+    count = 0
+    read = Salvaged(spans)
+    for span in read:
+        if total is None:
+            total, start = span.values.astype(np.float64), span.start
+        elif pool == "max":
+            total = np.maximum(total, span.values)
+        else:
+            total = total + span.values
+        count, end = count + 1, span.end
     if total is not None:
         yield Span(start, end, total / count if pool == "mean" else total)
-    if failure is not None:
-        raise failure
+    read.raise_error()

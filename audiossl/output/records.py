@@ -1,16 +1,16 @@
 """Typed results: what the Python API returns and the commands print, one record per finished item.
 
-`to_dict()` gives the JSON form of DESIGN section 6 (documented in `schema.json` beside this file):
-fields may be added in later versions, none renamed.
+`to_dict()` gives the JSON form (documented in `audiossl/schema.json`): fields may be added in later
+versions, none renamed. `rows()` turns that form into rows of a table with the columns `COLUMNS`.
 """
 
 from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +56,8 @@ class TagRecord:
     `start`, `end`: seconds in the file.
     """
 
+    COLUMNS: ClassVar = ("file", "start", "end", "label", "score", "model", "error")
+
     file: str
     start: float
     end: float
@@ -75,6 +77,13 @@ class TagRecord:
             record["best"] = self.best.to_dict()
         return record
 
+    @staticmethod
+    def rows(record: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+        """One row a label of a record in its JSON form; one without a label if there is none."""
+        place = (full_name(record), record["start"], record["end"])
+        for item in record["labels"] or [{"label": "", "score": ""}]:
+            yield (*place, item["label"], item["score"], record["model"], "")
+
 
 @dataclass(frozen=True, eq=False)
 class EmbedRecord:
@@ -88,6 +97,17 @@ class EmbedRecord:
     end: float
     embedding: np.ndarray
     model: str
+
+    @staticmethod
+    def columns(dim: int) -> tuple[str, ...]:
+        """Columns of a table of vectors of `dim` numbers: these come last, as e0, e1 ..."""
+        return ("file", "start", "end", "model", "error", *(f"e{k}" for k in range(dim)))
+
+    @staticmethod
+    def rows(record: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+        """The one row of a record as `to_row` gives it."""
+        place = (full_name(record), record["start"], record["end"], record["model"], "")
+        yield (*place, *decimals(record["embedding"]))
 
     def to_row(self) -> dict[str, Any]:
         """As `to_dict`, the embedding still an array."""

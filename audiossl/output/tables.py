@@ -89,7 +89,8 @@ def delimited(values: Sequence[object], delimiter: str = ",") -> str:
 
 def _quoted(value: object, delimiter: str) -> str:
     # Python 3.11's csv.writer leaves a lone carriage return unquoted, and no reader takes that.
-    text = "" if value is None else readable(str(value))
-    if any(char in text for char in f'"\r\n{delimiter}'):
+    text = "" if value is None else str(value)
+    text = text if text.isascii() else readable(text)
+    if '"' in text or "\r" in text or "\n" in text or delimiter in text:
         return '"' + text.replace('"', '""') + '"'
     return text

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,14 +21,14 @@ from audiossl.atomic import atomic_write
 from audiossl.audio.names import STDIN
 from audiossl.errors import InputError
 from audiossl.output.annotations import Annotation
-from audiossl.output.records import decimals, full_name
+from audiossl.output.records import EmbedRecord, TagRecord, decimals, full_name
+from audiossl.output.tables import delimited
 
 if TYPE_CHECKING:
     from audiossl.audio.formats import AudioInfo
 
 Record = dict[str, Any]
-TAG_COLUMNS = ("file", "start", "end", "label", "score", "model", "error")
-EMBED_COLUMNS = ("file", "start", "end", "model", "error")  # the numbers follow: e0, e1 ...
+Rows = Callable[[Record], Iterable[Sequence[Any]]]
 
 
 class Inputs(Protocol):
@@ -50,16 +50,17 @@ class Writer(Protocol):
     def write(self, path: Path, inputs: Inputs) -> None: ...
 
 
-class JsonLines:
-    """One JSON object a line."""
+class TextWriter(ABC):
+    """A text format: `begin`, `record` for each, `end_file` behind an input's last, `end`."""
 
-    suffix = ".jsonl"
+    suffix: str
 
     def begin(self) -> str:
         return ""
 
+    @abstractmethod
     def record(self, record: Record) -> str:
-        return json_text(record) + "\n"
+        """What a record adds to the text."""
 
     def end_file(self) -> str:
         return ""
@@ -81,6 +82,15 @@ class JsonLines:
             file.write(encoded(self.end()))
 
 
+class JsonLines(TextWriter):
+    """One JSON object a line."""
+
+    suffix = ".jsonl"
+
+    def record(self, record: Record) -> str:
+        return json_text(record) + "\n"
+
+
 def encoded(text: str) -> bytes:
     """Text as UTF-8; a stray byte of a name (in a message) as `\\udce9`, which is JSON as well."""
     return text.encode("utf-8", "backslashreplace")
@@ -96,7 +106,7 @@ def json_text(record: Record) -> str:
     return f'{json.dumps(rest, ensure_ascii=False)[:-1]}, "embedding": [{numbers}]}}'
 
 
-class Json(JsonLines):
+class Json(TextWriter):
     """One JSON array."""
 
     suffix = ".json"
@@ -113,43 +123,27 @@ class Json(JsonLines):
         return "[]\n" if self._separator == "[\n" else "\n]\n"
 
 
-class Separated(JsonLines):
-    """CSV or TSV: one row a label; a window without labels and an error have a row as well."""
+class Separated(TextWriter):
+    """CSV or TSV: a header, the rows of each record, and a row for each input that failed.
 
-    def __init__(self, delimiter: str, suffix: str) -> None:
+    columns: names, among them "file" and "error".
+    rows: gives a record's rows, each as long as `columns`.
+    """
+
+    def __init__(self, columns: Sequence[str], rows: Rows, delimiter: str, suffix: str) -> None:
         self.suffix = suffix
-        self._delimiter = delimiter
+        self._columns, self._rows, self._delimiter = columns, rows, delimiter
 
     def begin(self) -> str:
-        return self._row(TAG_COLUMNS)
-
-    def record(self, record: Record) -> str:
-        return "".join(self._row(row) for row in tag_rows(record))
-
-    def _row(self, values: tuple[Any, ...]) -> str:
-        return label_tracks.delimited(values, self._delimiter)
-
-
-class EmbeddingCsv(JsonLines):
-    """CSV: one row an embedding, its numbers in columns e0, e1 ...; an error has a row as well."""
-
-    suffix = ".csv"
-
-    def __init__(self, dim: int) -> None:
-        self._dim = dim
-
-    def begin(self) -> str:
-        return label_tracks.delimited((*EMBED_COLUMNS, *(f"e{k}" for k in range(self._dim))))
+        return delimited(self._columns, self._delimiter)
 
     def record(self, record: Record) -> str:
         if "error" in record:
-            numbers = [""] * self._dim
-            place = (full_name(record), "", "", "", error_text(record))
+            cells = {"file": full_name(record), "error": error_text(record)}
+            rows = [[cells.get(name, "") for name in self._columns]]
         else:
-            numbers = decimals(record["embedding"])
-            place = (full_name(record), record["start"], record["end"], record["model"], "")
-        head = label_tracks.delimited(place).removesuffix("\n")
-        return f"{head},{','.join(numbers)}\n"
+            rows = self._rows(record)
+        return "".join(delimited(row, self._delimiter) for row in rows)
 
 
 def error_text(record: Record) -> str:
@@ -157,16 +151,7 @@ def error_text(record: Record) -> str:
     return f"{record['error']['code']}: {record['error']['message']}"
 
 
-def tag_rows(record: Record) -> list[tuple[Any, ...]]:
-    """Rows of TAG_COLUMNS for one record."""
-    if "error" in record:
-        return [(full_name(record), "", "", "", "", "", error_text(record))]
-    place = (full_name(record), record["start"], record["end"])
-    labels = record["labels"] or [{"label": "", "score": ""}]
-    return [(*place, item["label"], item["score"], record["model"], "") for item in labels]
-
-
-class Tracks(JsonLines, ABC):
+class Tracks(TextWriter):
     """Annotations of one input at a time, written when it is done; windows are merged."""
 
     def __init__(self) -> None:
@@ -280,18 +265,18 @@ def merged(tracks: list[Annotation]) -> list[Annotation]:
     return out
 
 
-FORMATS: dict[str, Callable[[], JsonLines]] = {
+FORMATS: dict[str, Callable[[], TextWriter]] = {
     "jsonl": JsonLines,
     "json": Json,
-    "csv": lambda: Separated(",", ".csv"),
-    "tsv": lambda: Separated("\t", ".tsv"),
+    "csv": lambda: Separated(TagRecord.COLUMNS, TagRecord.rows, ",", ".csv"),
+    "tsv": lambda: Separated(TagRecord.COLUMNS, TagRecord.rows, "\t", ".tsv"),
     "audacity": Audacity,
     "raven": Raven,
     "textgrid": TextGrid,
 }
-EMBED_TEXTS: dict[str, Callable[[int], JsonLines]] = {  # by the vectors' number of numbers
+EMBED_TEXTS: dict[str, Callable[[int], TextWriter]] = {  # by the vectors' number of numbers
     "jsonl": lambda _dim: JsonLines(),
     "json": lambda _dim: Json(),
-    "csv": EmbeddingCsv,
+    "csv": lambda dim: Separated(EmbedRecord.columns(dim), EmbedRecord.rows, ",", ".csv"),
 }
 ONE_DOCUMENT_A_FILE = frozenset({"audacity", "textgrid"})

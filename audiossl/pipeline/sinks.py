@@ -19,7 +19,7 @@ from audiossl import errors
 from audiossl.atomic import special
 from audiossl.audio.names import STDIN
 from audiossl.errors import InputError, OutputError, UsageError
-from audiossl.output.writers import ONE_DOCUMENT_A_FILE, JsonLines, Record, Writer
+from audiossl.output.writers import ONE_DOCUMENT_A_FILE, Record, TextWriter, Writer
 from audiossl.pipeline.inputs import Input
 from audiossl.pipeline.journal import Entry, Journal, Marks, key
 from audiossl.pipeline.stdout import write_stdout
@@ -53,7 +53,7 @@ class Sink(Protocol):
 class StdoutSink:
     """Text to stdout, flushed record by record."""
 
-    writer: JsonLines
+    writer: TextWriter
 
     def __post_init__(self) -> None:
         write_stdout(self.writer.begin())
@@ -244,7 +244,7 @@ def make_sink(
         if many and format_ in ONE_DOCUMENT_A_FILE:
             raise UsageError(f"{format_} is one document an input: give --out FOLDER")
         writer = formats[format_]()
-        if not isinstance(writer, JsonLines):
+        if not isinstance(writer, TextWriter):
             raise UsageError(f"{format_} is no text: give --out FILE")
         return StdoutSink(writer)
     if format_ == "table":

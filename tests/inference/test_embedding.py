@@ -24,7 +24,8 @@ from audiossl.audio import reading as audio
 from audiossl.errors import InputError, UsageError
 from audiossl.frontend import build
 from audiossl.hub.config import ModelConfig
-from audiossl.inference.embedding import Embedder, EmbedOptions, Place
+from audiossl.inference.embedding import Embedder, EmbedOptions
+from audiossl.inference.sliding import Span
 from audiossl.model import Model
 from audiossl.models.dscnn import DSCNN
 from audiossl.models.vit import ViT
@@ -145,7 +146,7 @@ def test_windows_are_the_encoder_on_each_window(
     for place, (start, wave) in zip(got, expected, strict=True):
         assert place.start == pytest.approx(start / RATE, abs=1e-9)
         assert place.end == pytest.approx((start + len(wave)) / RATE, abs=1e-9)
-        np.testing.assert_allclose(place.vector, by_hand(model, wave), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(place.values, by_hand(model, wave), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("tokens", [False, True])
@@ -193,7 +194,7 @@ def test_tokens_are_the_encoders_own_averaged_over_frequency(model: Model, recor
     got = [place for place in Embedder(model).tokens(recording, 2.0) if place.end <= 2.0]
     assert len(expected) - 1 <= len(got) <= len(expected)
     for place, vector in zip(got, expected, strict=False):
-        np.testing.assert_allclose(place.vector, vector, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(place.values, vector, rtol=1e-4, atol=1e-5)
 
 
 TIMES = {
@@ -388,6 +389,10 @@ def test_unknown_options_and_encoders_without_times_say_so(recording: Path) -> N
         EmbedOptions(pool="median")
     with pytest.raises(UsageError, match="float64"):
         EmbedOptions(dtype="float64")
+    for name in ("window", "hop"):
+        for seconds in (0.0, -1.0, float("nan"), float("inf")):
+            with pytest.raises(UsageError, match=f"{name}: .* is no length of time"):
+                EmbedOptions(**{name: seconds})
     model = made("dscnn")
     del model.encoder.timing  # type: ignore[operator]
     with pytest.raises(UsageError, match="'dscnn' have no times"):
@@ -410,7 +415,7 @@ def test_python_api(clips: Path) -> None:
     )
     embedder = audiossl.Embedder(model)
     assert embedder.dim == len(record.embedding)
-    assert all(isinstance(place, Place) for place in embedder.tokens(path))
+    assert all(isinstance(place, Span) for place in embedder.tokens(path))
     (half,) = audiossl.embed(path, model, dtype="float16", pool="statistics")
     assert half.embedding.dtype == np.float16
     assert len(half.embedding) == 2 * embedder.dim

@@ -168,9 +168,9 @@ def test_results_do_not_depend_on_batches_or_threads(
     alone = np.concatenate([found.predict(wave[None]) for wave in waves])
     np.testing.assert_array_equal(found.predict(waves), alone)
     path = clips / "drum kit.flac"
-    expected = [span.scores for span in Tagger(found, 1).spans(path, 0.7, 0.2)]
+    expected = [span.values for span in Tagger(found, 1).spans(path, 0.7, 0.2)]
     with ThreadPoolExecutor(3) as executor:
-        got = [span.scores for span in Tagger(found, 4, executor).spans(path, 0.7, 0.2)]
+        got = [span.values for span in Tagger(found, 4, executor).spans(path, 0.7, 0.2)]
     np.testing.assert_array_equal(got, expected)
 
 

@@ -80,7 +80,7 @@ def test_spans_are_the_model_on_each_window(
     got = list(Tagger(model, batch_size).spans(recording, window, hop))
     assert [span.start for span in got] == pytest.approx(list(expected), abs=1 / model.rate)
     for span, scores in zip(got, expected.values(), strict=True):
-        np.testing.assert_allclose(span.scores, scores, atol=1e-5)
+        np.testing.assert_allclose(span.values, scores, atol=1e-5)
     assert got[-1].end == pytest.approx(7.3, abs=1e-4)
 
 
@@ -104,7 +104,7 @@ def test_threads_change_nothing(model: Model, recording: Path) -> None:
     assert len(alone) == len(together)
     for one, other in zip(alone, together, strict=True):
         assert (one.start, one.end) == (other.start, other.end)
-        np.testing.assert_array_equal(one.scores, other.scores)
+        np.testing.assert_array_equal(one.values, other.values)
 
 
 def test_options_shape_the_record(model: Model, recording: Path) -> None:
@@ -136,7 +136,7 @@ def test_what_was_read_before_the_damage_is_given_first(
     assert error.code == "truncated"
     assert len(spans) == 5
     for span, expected in zip(spans[:4], whole, strict=False):
-        np.testing.assert_allclose(span.scores, expected.scores, atol=1e-6)
+        np.testing.assert_allclose(span.values, expected.values, atol=1e-6)
     records, error = collect(lambda take: take(Tagger(model).tag(damaged)))
     assert error is not None
     assert len(records) == 1

@@ -18,7 +18,6 @@ from audiossl.output.records import ErrorRecord, Label, TagRecord, full_name
 from audiossl.output.writers import (
     EMBED_TEXTS,
     FORMATS,
-    TAG_COLUMNS,
     Record,
     encoded,
     merged,
@@ -84,7 +83,7 @@ def test_a_message_with_such_a_name_is_utf8_as_well(format_: str) -> None:
 @pytest.mark.parametrize(("format_", "delimiter"), [("csv", ","), ("tsv", "\t")])
 def test_separated_values_read_back(format_: str, delimiter: str) -> None:
     rows = list(csv.DictReader(io.StringIO(written(format_)), delimiter=delimiter))
-    assert tuple(rows[0]) == TAG_COLUMNS
+    assert tuple(rows[0]) == TagRecord.COLUMNS
     assert [row["label"].split(",")[0] for row in rows] == ["Dog", "Rain", "Dog", "", "", "Dog"]
     assert rows[0]["score"] == "0.9"
     assert rows[4]["error"] == "truncated: header says 10, 5 decoded"

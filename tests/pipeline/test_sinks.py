@@ -20,6 +20,7 @@ from audiossl.errors import InputError, OutputError, UsageError
 from audiossl.output.writers import FORMATS, Record
 from audiossl.pipeline import sinks
 from audiossl.pipeline.inputs import Input, expand
+from audiossl.pipeline.run import run_batch
 
 LONGEST = 255  # bytes of a name, where the tests run
 
@@ -64,7 +65,9 @@ class Run:
             return work(item)
 
         self.asked.clear()
-        return output.work_through(found, noted, sink, 1, lambda _name: None)
+        return run_batch(
+            found, noted, sink, 1, lambda _name: None, output.say_record_error, output.no_input
+        )
 
 
 @pytest.fixture
