@@ -1,4 +1,4 @@
-"""What the commands say of their outputs: formats, sinks and errors in words on stderr."""
+"""Outputs of the commands: pick a format, open a sink, report errors and progress on stderr."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .main import say_error
 
 
 def pick_format(format_: str, out: str | None, known: Iterable[str]) -> str:
-    """`auto` goes by the name of --out; on stdout a person gets a table, a program JSON lines."""
+    """The format; `auto` goes by the suffix of --out, on stdout by whether it is a terminal."""
     if format_ != "auto":
         return format_
     if out is not None and out not in STDOUT:
@@ -35,7 +35,7 @@ def pick_format(format_: str, out: str | None, known: Iterable[str]) -> str:
 def open_sink(
     formats: Formats, *, out: str | None, settings: Record, many: bool = False, **writing: Any
 ) -> Sink | None:
-    """The sink that the options ask for; None, which is said, when there is nothing left to do."""
+    """The sink for the options, or None, with a message, when there is nothing left to do."""
     try:
         sink = make_sink(
             formats, out=out, settings=settings, tell=say_record_error, many=many, **writing
@@ -55,7 +55,7 @@ def work_through(
     progress: Callable[[str], None],
     nothing: Callable[[], int] | None = None,
 ) -> int:
-    """`run_batch`, with errors said on stderr; its exit code."""
+    """`run_batch`, with errors reported on stderr; returns the exit code."""
     return run_batch(items, work, sink, jobs, progress, say_record_error, nothing or no_input)
 
 
@@ -71,7 +71,7 @@ def say_record_error(name: str, error: InputError) -> None:
 
 @contextlib.contextmanager
 def progress_line(quiet: bool, what: str) -> Iterator[Callable[[str], None]]:
-    """A live line on stderr that counts inputs; silent when stderr is not a terminal."""
+    """A live line on stderr that counts inputs; nothing if stderr is not a terminal."""
     if quiet or not sys.stderr.isatty() or sys.stdout.isatty():
         yield lambda _name: None
         return
