@@ -14,19 +14,37 @@ if TYPE_CHECKING:
 training = options.chain(
     click.argument("recipe", shell_complete=options.complete_recipes),
     click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
-    click.option("-o", "--out", metavar="FOLDER", type=click.Path(), help="Folder of the run.  [default: as the recipe says]"),
+    click.option(
+        "-o",
+        "--out",
+        metavar="FOLDER",
+        type=click.Path(),
+        help="Folder of the run.  [default: as the recipe says]",
+    ),
     options.device,
     click.option("--max-steps", type=click.IntRange(1), help="Stop after this many updates."),
-    click.option("--time-limit", type=options.Finite(0), metavar="SECONDS",
-                 help="Save and stop after this time."),
-    click.option("--resume", is_flag=True, help="Continue the run in the folder exactly where it stopped."),
     click.option(
-        "--on-exists", type=click.Choice(["error", "overwrite"]), default="error",
+        "--time-limit",
+        type=options.Finite(0),
+        metavar="SECONDS",
+        help="Save and stop after this time.",
+    ),
+    click.option(
+        "--resume", is_flag=True, help="Continue the run in the folder exactly where it stopped."
+    ),
+    click.option(
+        "--on-exists",
+        type=click.Choice(["error", "overwrite"]),
+        default="error",
         help="What to do if the folder holds a run already.",
     ),
-    click.option("--dry-run", is_flag=True, help="Only print the resolved recipe and the number of parameters."),
+    click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Only print the resolved recipe and the number of parameters.",
+    ),
     options.common,
-)  # fmt: skip
+)
 
 
 @click.command()

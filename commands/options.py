@@ -97,7 +97,8 @@ model = chain(
         "--model",
         metavar="NAME|FOLDER|hf:OWNER/REPO",
         shell_complete=complete_models,
-        help="An embedded model, a model folder, or a model on the Hub.  [default: the embedded one]",
+        help="An embedded model, a model folder, or a model on the Hub."
+        "  [default: the embedded one]",
     ),
     device,
     offline,
@@ -206,8 +207,8 @@ def output(formats: list[str]) -> Decorator:
             "--out",
             metavar="FILE|FOLDER|-",
             type=click.Path(),
-            help="Output; - is stdout. A file appears when it is complete; a folder gets one file per"
-            " input.",
+            help="Output; - is stdout. A file appears when it is complete; a folder gets one file"
+            " per input.",
         ),
         click.option(
             "--on-exists",

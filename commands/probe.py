@@ -41,61 +41,162 @@ def shot_numbers(
 
 
 what = options.chain(
-    click.option("--data", required=True, metavar="MANIFEST|FOLDER|NAME",
-                 shell_complete=options.complete_sets, help="Labelled clips: a manifest, a folder or a known data set."),
-    click.option("--root", metavar="FOLDER", type=click.Path(),
-                 help="Folder that the paths of a manifest start from, or folder of the data set."),
-    click.option("-p", "--probe", "probes", multiple=True, default=["linear"],
-                 callback=probe_names, metavar="NAME[,NAME...]",
-                 help=f"Classifiers: {', '.join(PROBES)}, or all.  [default: linear]"),
-    click.option("-s", "--shots", multiple=True, default=["all"], callback=shot_numbers,
-                 metavar="K[,K...]", help="Number of training clips per class.  [default: all]"),
-    click.option("--seeds", type=click.IntRange(1), metavar="N", help="Number of"
-                 " repetitions.  [default: 5 if training clips are drawn at random, else 1]"),
-    click.option("--rule", type=click.Choice(["any", "lenient", "strict"]), default="any",
-                 show_default=True, help="Which clips --shots may draw: any; lenient: up to 20 s and"
-                 " one label; strict: up to 5 s."),
-    click.option("--protocol", type=click.Choice(["auto", "folds", "split", "holdout"]),
-                 default="auto", show_default=True, help="What is tested: each fold in"
-                 " turn, the test split, or groups drawn at random (holdout)."),
-    click.option("--test-fraction", "fraction", default=0.2, show_default=True,
-                 type=options.Finite(0, 1, min_open=True, max_open=True),
-                 help="Fraction of the groups that a holdout tests."),
-    click.option("--task", type=click.Choice(["auto", "single", "multi"]), default="auto",
-                 show_default=True, help="single: one label per clip; multi: any number; auto: by the data."),
-    click.option("--standardise/--no-standardise", default=True, show_default=True,
-                 help="Scale pooled features to mean 0 and deviation 1 over the training clips."),
-)  # fmt: skip
+    click.option(
+        "--data",
+        required=True,
+        metavar="MANIFEST|FOLDER|NAME",
+        shell_complete=options.complete_sets,
+        help="Labelled clips: a manifest, a folder or a known data set.",
+    ),
+    click.option(
+        "--root",
+        metavar="FOLDER",
+        type=click.Path(),
+        help="Folder that the paths of a manifest start from, or folder of the data set.",
+    ),
+    click.option(
+        "-p",
+        "--probe",
+        "probes",
+        multiple=True,
+        default=["linear"],
+        callback=probe_names,
+        metavar="NAME[,NAME...]",
+        help=f"Classifiers: {', '.join(PROBES)}, or all.  [default: linear]",
+    ),
+    click.option(
+        "-s",
+        "--shots",
+        multiple=True,
+        default=["all"],
+        callback=shot_numbers,
+        metavar="K[,K...]",
+        help="Number of training clips per class.  [default: all]",
+    ),
+    click.option(
+        "--seeds",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Number of repetitions.  [default: 5 if training clips are drawn at random, else 1]",
+    ),
+    click.option(
+        "--rule",
+        type=click.Choice(["any", "lenient", "strict"]),
+        default="any",
+        show_default=True,
+        help="Which clips --shots may draw: any; lenient: up to 20 s and"
+        " one label; strict: up to 5 s.",
+    ),
+    click.option(
+        "--protocol",
+        type=click.Choice(["auto", "folds", "split", "holdout"]),
+        default="auto",
+        show_default=True,
+        help="What is tested: each fold in"
+        " turn, the test split, or groups drawn at random (holdout).",
+    ),
+    click.option(
+        "--test-fraction",
+        "fraction",
+        default=0.2,
+        show_default=True,
+        type=options.Finite(0, 1, min_open=True, max_open=True),
+        help="Fraction of the groups that a holdout tests.",
+    ),
+    click.option(
+        "--task",
+        type=click.Choice(["auto", "single", "multi"]),
+        default="auto",
+        show_default=True,
+        help="single: one label per clip; multi: any number; auto: by the data.",
+    ),
+    click.option(
+        "--standardise/--no-standardise",
+        default=True,
+        show_default=True,
+        help="Scale pooled features to mean 0 and deviation 1 over the training clips.",
+    ),
+)
 
 settings = options.chain(
-    click.option("--l2", type=options.Finite(0, min_open=True), metavar="X",
-                 help="L2 penalty of linear and ridge.  [default: chosen on training clips]"),
-    click.option("--k", type=click.IntRange(1), default=10, show_default=True,
-                 help="Number of neighbours of knn."),
-    click.option("--prototypes", type=click.IntRange(1), default=20, show_default=True,
-                 help="Number of prototypes per class of prototypical."),
-    click.option("--epochs", type=click.IntRange(1), metavar="N", help="Training epochs of"
-                 " mlp, attentive and prototypical.  [default: 50, more for few clips]"),
-)  # fmt: skip
+    click.option(
+        "--l2",
+        type=options.Finite(0, min_open=True),
+        metavar="X",
+        help="L2 penalty of linear and ridge.  [default: chosen on training clips]",
+    ),
+    click.option(
+        "--k",
+        type=click.IntRange(1),
+        default=10,
+        show_default=True,
+        help="Number of neighbours of knn.",
+    ),
+    click.option(
+        "--prototypes",
+        type=click.IntRange(1),
+        default=20,
+        show_default=True,
+        help="Number of prototypes per class of prototypical.",
+    ),
+    click.option(
+        "--epochs",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Training epochs of"
+        " mlp, attentive and prototypical.  [default: 50, more for few clips]",
+    ),
+)
 
 where = options.chain(
-    click.option("--cache", type=click.Path(), metavar="FOLDER",
-                 help="Store features here and reuse them in later runs."),
-    click.option("--report", type=click.Path(), metavar="HTML", help="Write a web page with all results."),
-    click.option("--map", "map_", type=click.Choice(["pca", "tsne"]), default="pca",
-                 show_default=True, help="Projection of the clips for the map on that page."),
-    click.option("-f", "--format", "format_", type=click.Choice(["auto", *FORMATS]),
-                 default="auto", help="auto: by the suffix of --out; without --out, table on a terminal, else jsonl."),
-    click.option("-o", "--out", type=click.Path(), metavar="FILE",
-                 help="Output file; it appears when it is complete."),
-    click.option("--on-exists", type=click.Choice(["error", "skip", "overwrite"]), default="error",
-                 help="What to do if an output exists already."),
+    click.option(
+        "--cache",
+        type=click.Path(),
+        metavar="FOLDER",
+        help="Store features here and reuse them in later runs.",
+    ),
+    click.option(
+        "--report", type=click.Path(), metavar="HTML", help="Write a web page with all results."
+    ),
+    click.option(
+        "--map",
+        "map_",
+        type=click.Choice(["pca", "tsne"]),
+        default="pca",
+        show_default=True,
+        help="Projection of the clips for the map on that page.",
+    ),
+    click.option(
+        "-f",
+        "--format",
+        "format_",
+        type=click.Choice(["auto", *FORMATS]),
+        default="auto",
+        help="auto: by the suffix of --out; without --out, table on a terminal, else jsonl.",
+    ),
+    click.option(
+        "-o",
+        "--out",
+        type=click.Path(),
+        metavar="FILE",
+        help="Output file; it appears when it is complete.",
+    ),
+    click.option(
+        "--on-exists",
+        type=click.Choice(["error", "skip", "overwrite"]),
+        default="error",
+        help="What to do if an output exists already.",
+    ),
     options.device,
     options.offline,
-    click.option("-j", "--jobs", type=click.IntRange(1), help="Files and fits processed at"
-                 " once; does not change the results.  [default: all cores]"),
+    click.option(
+        "-j",
+        "--jobs",
+        type=click.IntRange(1),
+        help="Files and fits processed at once; does not change the results.  [default: all cores]",
+    ),
     options.common,
-)  # fmt: skip
+)
 
 
 @click.command()

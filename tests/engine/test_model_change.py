@@ -119,7 +119,7 @@ def test_an_encoder_without_a_table_keeps_its_sizes() -> None:
 
 def test_only_a_model_can_be_changed() -> None:
     text = "method: {name: supervised}\nmodel: {change: {depth: 2}, architecture: {name: dscnn}}\n"
-    with pytest.raises(RecipeError, match=r"model\.change: what `from` gives"):
+    with pytest.raises(RecipeError, match=r"model\.change: only a model given by `from`"):
         recipe.loads(text + "train: {steps: 1}\n")
 
 
