@@ -24,8 +24,10 @@ class ModelSection:
     labels are equal."""
     change: dict[str, Any] | None = None
     """With `from`: arguments of the loaded architecture to change, such as {drop_path: 0.1} or
-    {frames: 512, stride: [10, 10]}. The position table is resized to match; `ssast_bug: true`
-    resizes it as SSAST's code does. The frontend's `frames` is changed too."""
+    {frames: 512, stride: [10, 10]}. The position table is resized to match, and the
+    frontend's `frames` is changed too."""
+    ssast_positions: bool | None = None
+    """With `change`: resize the position table as SSAST's public code does, with its two slips."""
     architecture: dict[str, Any] | None = None
     """{name: dscnn, ...arguments of the model file's build()}."""
     frontend: dict[str, Any] | None = None

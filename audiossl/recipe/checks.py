@@ -31,6 +31,12 @@ def check(model: ModelSection, data: DataSection, train: TrainSection, root: Nod
     if model.change is not None and "name" in model.change:
         message = "the architecture stays the one of `from`"
         raise fail("model.change.name", message, place("model", "change"))
+    if model.change is not None and "ssast_bug" in model.change:
+        message = "no argument of an architecture: give `model.ssast_positions` instead"
+        raise fail("model.change.ssast_bug", message, place("model", "change"))
+    if model.ssast_positions is not None and model.change is None:
+        message = "says how `change` resizes a position table: give `change` as well"
+        raise fail("model.ssast_positions", message, place("model", "ssast_positions"))
     if model.architecture is not None:
         _check_architecture(model, place("model", "architecture"))
     _check_source(data, lambda key: place("data", key))

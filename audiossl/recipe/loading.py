@@ -35,7 +35,10 @@ __all__ = ["Augment", "DataSection", "ModelSection", "Recipe", "TrainSection", "
 # command line overrides): `model.from=x` removes the architecture and frontend of the file. If the
 # recipe below has the key itself, nothing is removed: a new `from` keeps the recipe's frontend.
 REPLACES = {
-    "model": {"from": ("architecture", "frontend"), "architecture": ("from", "change")},
+    "model": {
+        "from": ("architecture", "frontend"),
+        "architecture": ("from", "change", "ssast_positions"),
+    },
     "data": {
         "train": ("folder", "dataset"),
         "folder": ("train", "dataset"),
