@@ -49,6 +49,10 @@ class UsageError(AudiosslError):
     default_code = "usage"
 
 
+class OptionError(UsageError):
+    """Options of the output that do not go together."""
+
+
 class RecipeError(UsageError):
     """A recipe that cannot be run as written: the message names line, key and value."""
 

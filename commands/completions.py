@@ -1,4 +1,4 @@
-"""`audiossl completions SHELL`: the script that teaches a shell to complete audiossl."""
+"""`audiossl completions SHELL`: the script that lets a shell complete audiossl commands."""
 
 import click
 
@@ -20,7 +20,7 @@ def script(shell: str) -> str:
 @click.command()
 @click.argument("shell", type=click.Choice(list(SHELLS)))
 def command(shell: str) -> None:
-    """Print the completion script of a shell.
+    """Print the script that lets your shell complete audiossl commands.
 
     \b
     bash: audiossl completions bash > ~/.local/share/bash-completion/completions/audiossl

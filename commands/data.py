@@ -1,4 +1,4 @@
-"""`audiossl data`: which data sets are here and whole; manifests and shards of them."""
+"""`audiossl data`: list and check data sets; write manifests and shards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def parse_size(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
 
 
 def name_of(source: str) -> str:
-    """What shards of a source are called: as it is, a pattern as what stands before its marks."""
+    """Default name of a source's shards: its stem, of a pattern the part before the wildcards."""
     return re.split(r"[*?\[{]", Path(source).stem)[0].strip("-_. ") or "set"
 
 
@@ -34,7 +34,8 @@ root = click.option(
     "--root",
     metavar="FOLDER",
     type=click.Path(),
-    help="Where the set, or what a manifest names, lies.  [default: in a folder of AUDIOSSL_DATA]",
+    help="Folder of the data set, or that a manifest's paths start from.  [default: found in"
+    " AUDIOSSL_DATA]",
 )
 
 
@@ -42,8 +43,9 @@ root = click.option(
 def command() -> None:
     """List and check data sets; write manifests and shards.
 
-    AUDIOSSL_DATA names the folder (or folders, joined by ":") that holds ESC-50-master,
-    UrbanSound8K, FSD50K and so on, as their archives unpack. Recipes use them by name.
+    The environment variable AUDIOSSL_DATA names the folder (or folders, joined by ":") that holds
+    ESC-50-master, UrbanSound8K, FSD50K and so on, as unpacked from their archives. Recipes use the
+    sets by name.
 
     \b
     audiossl data check esc50
@@ -56,7 +58,7 @@ def command() -> None:
 @LISTED
 @options.common
 def ls(format_: str, quiet: bool) -> None:
-    """The data sets that are known, and where they are here."""
+    """List the known data sets and the folders where they were found."""
     from audiossl.data import datasets
     from audiossl.errors import UsageError
 
@@ -84,14 +86,16 @@ def ls(format_: str, quiet: bool) -> None:
 @command.command()
 @click.argument("name", shell_complete=options.complete_sets)
 @root
-@click.option("--checksums", is_flag=True, help="Compare files with the published checksums.")
+@click.option(
+    "--checksums", is_flag=True, help="Compare the files with the published checksums too."
+)
 @LISTED
 @options.common
 def check(name: str, root: str | None, checksums: bool, format_: str, quiet: bool) -> int:
-    """Say whether a copy of a set is whole.
+    """Check whether a copy of a data set is complete.
 
-    Clips of each part, what is missing, groups that are in several parts, licence and source. Exit
-    code 3 if it is not whole, or differs from what was published.
+    Shows the number of clips of each part, missing clips, groups that are in several parts, licence
+    and source. The exit code is 3 if the copy is incomplete or differs from what was published.
     """
     from audiossl.data import datasets
     from audiossl.data.datasets.check import report
@@ -109,13 +113,15 @@ def check(name: str, root: str | None, checksums: bool, format_: str, quiet: boo
 @command.command()
 @source
 @root
-@click.option("-o", "--out", metavar="FILE", type=click.Path(), help="Write here, not to stdout.")
+@click.option(
+    "-o", "--out", metavar="FILE", type=click.Path(), help="File to write.  [default: stdout]"
+)
 @options.common
 def manifest(source: str, root: str | None, out: str | None, quiet: bool) -> None:
-    """Write a set or folder as a manifest.
+    """Write a manifest (CSV) of a data set or folder.
 
-    Its columns are path, labels, fold, group, split. The paths start from the set's folder, which
-    is said: a recipe needs it as data.root.
+    Its columns are path, labels, fold, group and split. Paths are relative to the set's folder,
+    which is shown on stderr: a recipe needs it as data.root.
     """
     from audiossl.atomic import atomic_write
     from audiossl.data import datasets
@@ -136,22 +142,22 @@ def manifest(source: str, root: str | None, out: str | None, quiet: bool) -> Non
 @source
 @root
 @click.option(
-    "-o", "--out", metavar="FOLDER", type=click.Path(), required=True, help="Where the shards go."
+    "-o", "--out", metavar="FOLDER", type=click.Path(), required=True, help="Folder for the shards."
 )
-@click.option("--name", help="What they are called.  [default: as the source]")
+@click.option("--name", help="Name of the shards.  [default: the source's]")
 @click.option(
     "--shard-size",
     default="1GB",
     show_default=True,
     callback=parse_size,
     metavar="SIZE",
-    help="About so large is each.",
+    help="Approximate size of a shard.",
 )
 @click.option(
     "--on-exists",
     type=click.Choice(["error", "overwrite"]),
     default="error",
-    help="What to do when there are shards of this name.",
+    help="What to do if shards of this name exist already.",
 )
 @options.common
 def shards(
@@ -165,10 +171,10 @@ def shards(
 ) -> None:
     """Copy a set's clips into tar files (WebDataset).
 
-    SOURCE is a data set, a manifest or a folder. For sets of more files than a disk likes. The
-    shards appear, and are printed, when all are whole: only then are old ones of this name
-    replaced. Recipes take the folder as data.train, other programs read the tars with the
-    webdataset library.
+    SOURCE is a data set, a manifest or a folder. Use this for sets of very many files, which file
+    systems handle slowly. The shards appear, and their names are printed, when all are complete;
+    only then are old shards of the same name replaced. Recipes take the folder as data.train; other
+    programs can read the tar files with the webdataset library.
     """
     from audiossl.data import datasets
     from audiossl.data import shards as writer

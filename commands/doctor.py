@@ -1,4 +1,4 @@
-"""`audiossl doctor`: what is installed, what is missing, how to get it."""
+"""`audiossl doctor`: show what is installed, what is missing and how to get it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import click
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Facts as JSON.")
-@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.option(
+    "--debug", is_flag=True, expose_value=False, help="Show a traceback when something goes wrong."
+)
 def command(as_json: bool) -> None:
-    """Say what is installed, what is missing, how to get it."""
+    """Show what is installed, what is missing and how to get it."""
     from audiossl import diagnosis
 
     facts = diagnosis.facts()

@@ -1,4 +1,4 @@
-"""`audiossl embed`: recordings as vectors."""
+"""`audiossl embed`: turn recordings into vectors."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ FORMATS = ["table", "jsonl", "json", "csv", *ARRAYS]
 @options.inputs
 @options.model
 @options.windows
-@click.option("--tokens", is_flag=True, help="A finer timeline: one record a token of the encoder.")
+@click.option(
+    "--tokens", is_flag=True, help="Write one record per token of the encoder: finer than windows."
+)
 @click.option(
     "--pool",
     type=click.Choice(["mean", "max", "statistics"]),
-    help="One record a file over its windows or tokens; statistics: mean, then standard deviation."
+    help="Write one record per file, pooled over its windows or tokens; statistics: mean and"
+    " standard deviation, one after the other."
     "  [default: mean, without --hop and --tokens]",
 )
 @click.option(
@@ -31,7 +34,7 @@ FORMATS = ["table", "jsonl", "json", "csv", *ARRAYS]
     type=click.Choice(["float32", "float16"]),
     default="float32",
     show_default=True,
-    help="Of the numbers.",
+    help="Number type of the vectors.",
 )
 @options.shard
 @options.output(FORMATS)
@@ -46,11 +49,11 @@ def command(
     shard: tuple[int, int] | None,
     **values: Any,
 ) -> int:
-    """Turn recordings into vectors: one a file, window or token.
+    """Turn recordings into vectors: one per file, window or token.
 
     Inputs are files, folders (searched recursively), quoted globs, or - for audio on stdin. Any
-    model embeds, a tagger too: by its encoder. A token's time is the stretch of sound it stands
-    for; of a ViT, tokens are columns of patches, averaged over their frequencies.
+    model will do; of a tagger, the encoder is used. The start and end of a token are those of the
+    sound that it describes. A ViT's tokens are columns of patches, averaged over frequency.
 
     \b
     audiossl embed clip.wav
@@ -59,17 +62,17 @@ def command(
     audiossl embed song.mp3 --tokens --format jsonl
     audiossl embed calls/ --tokens --pool statistics --out calls.csv
 
-    Formats of arrays need --out FILE and hold rows alone, in the order of the inputs, each an
-    embedding with its file, start and end; errors go to stderr:
+    Array formats need --out FILE. They hold one row per embedding, with its file, start and end, in
+    the order of the inputs; errors go to stderr only:
 
     \b
     npz          arrays embedding, file, start, end
-    npy          embedding alone; file, start, end beside it in FILE.csv
-    safetensors  embedding, start, end; file, an index into names (bytes, a NUL after each)
+    npy          embedding only; file, start, end go to FILE.csv
+    safetensors  embedding, start, end; file, an index into names (bytes, each ended by NUL)
     parquet      columns file, start, end, embedding, model; needs pyarrow
 
-    On many machines give the same inputs and --shard 1/4 --out part1.parquet, 2/4 and so on. The
-    parts together are the whole:
+    To divide the work among four machines, give all of them the same inputs and each its own part:
+    --shard 1/4 --out part1.parquet, then 2/4 and so on. Afterwards join the parts:
 
     \b
     cat part*.jsonl > all.jsonl
@@ -81,7 +84,7 @@ def command(
 
     format_ = values["format_"] = pick_format(values["format_"], values["out"], FORMATS)
     if format_ in ARRAYS and values["out"] is None:
-        raise click.UsageError(f"{format_} is no text: give --out FILE")
+        raise click.UsageError(f"{format_} is not text: give --out FILE")
     arrays.check(format_)
     part = Shard(*(shard or (1, 1)))
     items = part.of(options.listed(inputs, files_from, null, name))
@@ -125,6 +128,6 @@ def run(
                 yield record.to_row()
 
         def nothing() -> int:
-            return 0 if part.seen else no_input()  # more machines than inputs: all is well
+            return 0 if part.seen else no_input()  # more parts than inputs: fine
 
         return task.run(items, work, "embedded", formats, settings, nothing=nothing)

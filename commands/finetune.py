@@ -1,4 +1,4 @@
-"""`audiossl finetune`: train a model on labelled recordings, by a recipe."""
+"""`audiossl finetune`: train a model on labelled recordings, as a recipe describes."""
 
 from __future__ import annotations
 
@@ -14,32 +14,48 @@ if TYPE_CHECKING:
 training = options.chain(
     click.argument("recipe", shell_complete=options.complete_recipes),
     click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
-    click.option("-o", "--out", metavar="FOLDER", type=click.Path(), help="The run's folder."),
     click.option(
-        "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]|mps",
-        help="Where the network runs.",
+        "-o",
+        "--out",
+        metavar="FOLDER",
+        type=click.Path(),
+        help="Folder of the run.  [default: as the recipe says]",
     ),
-    click.option("--max-steps", type=click.IntRange(1), help="End after so many updates."),
-    click.option("--time-limit", type=options.Finite(0), metavar="SECONDS",
-                 help="Save and end after this time."),
-    click.option("--resume", is_flag=True, help="Go on with the run in the folder, exactly."),
+    options.device,
+    click.option("--max-steps", type=click.IntRange(1), help="Stop after this many updates."),
     click.option(
-        "--on-exists", type=click.Choice(["error", "overwrite"]), default="error",
-        help="What to do when the folder holds a run.",
+        "--time-limit",
+        type=options.Finite(0),
+        metavar="SECONDS",
+        help="Save and stop after this time.",
     ),
-    click.option("--dry-run", is_flag=True, help="Print the resolved recipe and the model's size."),
+    click.option(
+        "--resume", is_flag=True, help="Continue the run in the folder exactly where it stopped."
+    ),
+    click.option(
+        "--on-exists",
+        type=click.Choice(["error", "overwrite"]),
+        default="error",
+        help="What to do if the folder holds a run already.",
+    ),
+    click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Only print the resolved recipe and the number of parameters.",
+    ),
     options.common,
-)  # fmt: skip
+)
 
 
 @click.command()
 @training
 def command(recipe: str, overrides: tuple[str, ...], **values: Any) -> None:
-    """Train a model on labelled recordings, by a recipe.
+    """Train a model on labelled recordings, as a recipe describes.
 
-    RECIPE is a YAML file or a name from `audiossl recipes ls`; KEY=VALUE changes a key of it. The
-    run's folder gets the resolved recipe, metrics.jsonl, checkpoints, and the models best/ and
-    last/, which --model takes. Ctrl-C saves and ends; --resume goes on to the same bytes.
+    RECIPE is a YAML file or a name from `audiossl recipes ls`; KEY=VALUE changes one of its keys.
+    The run's folder gets the resolved recipe, metrics.jsonl, checkpoints, and the models best/ and
+    last/, which --model accepts. Ctrl-C saves and stops; --resume then gives the same result as a
+    run that was never stopped.
 
     \b
     audiossl finetune tiny/supervised data.train=clips/
@@ -60,16 +76,18 @@ def run(
     quiet: bool,
     **limits: Any,
 ) -> None:
-    """The one path of every training command; no torch until the recipe is known to be good."""
+    """Run a training command; torch is imported only after the recipe has been checked."""
     from audiossl.recipe import loading as recipes
 
     if on_exists == "overwrite" and limits["resume"]:
-        raise click.UsageError("--resume goes on with a run, --on-exists overwrite removes it")
+        raise click.UsageError(
+            "--resume continues a run, --on-exists overwrite removes it: give one of them"
+        )
     recipe = recipes.load(name, overrides)
     recipe.out = out or recipe.out
     from audiossl.engine import distributed
 
-    first = distributed.rank() == 0  # of those that torchrun has started, if any
+    first = distributed.rank() == 0  # of the processes that torchrun started, if any
     if dry_run:
         if first:
             preview(recipe)
@@ -89,7 +107,7 @@ def run(
 
 
 def preview(recipe: Recipe) -> None:
-    """The resolved recipe, which runs as it is printed, and the number of parameters."""
+    """Print the resolved recipe, itself a valid recipe, and the number of parameters."""
     from audiossl.engine import job
     from audiossl.engine.starting_model import build_model
     from audiossl.model import parameters
@@ -104,7 +122,7 @@ def preview(recipe: Recipe) -> None:
 
 
 def report(result: Any) -> None:
-    """One record: lines for a person, JSON for a program."""
+    """Print the result: lines on a terminal, JSON otherwise."""
     import json
     import sys
 

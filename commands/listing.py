@@ -1,4 +1,4 @@
-"""What listing commands print: a table for a person, JSON lines for a program."""
+"""Output of commands that list things: a table on a terminal, JSON lines otherwise."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ LISTED = click.option(
     "format_",
     type=click.Choice(["auto", "table", "jsonl", "json"]),
     default="auto",
-    help="auto: table on a terminal, jsonl otherwise.",
+    help="auto: table on a terminal, else jsonl.",
 )
 
 
 def say(value: Any, format_: str) -> bool:
-    """Print a record, or a list of them, as JSON; False where a table is wanted instead."""
+    """Print a record, or a list of records, as JSON; False if a table is wanted instead."""
     if format_ == "json":
         click.echo(json.dumps(value, ensure_ascii=False, indent=1))
     elif format_ == "jsonl" or (format_ == "auto" and not sys.stdout.isatty()):

@@ -21,16 +21,16 @@ from audiossl.pipeline.stdout import ClosedPipe, Stdout
 
 # Name -> one line of help. A test compares the names with the files of this folder.
 COMMANDS = {
-    "tag": "Say what sounds are in recordings.",
-    "embed": "Turn recordings into vectors: one a file, window or token.",
-    "probe": "Say how good a model's features are for your classes.",
-    "finetune": "Train a model on labelled recordings, by a recipe.",
-    "pretrain": "Train an encoder without labels, by a recipe.",
-    "models": "List, show and check models.",
+    "tag": "Name the sounds in recordings.",
+    "embed": "Turn recordings into vectors: one per file, window or token.",
+    "probe": "Measure how good a model's features are for your classes.",
+    "finetune": "Train a model on labelled recordings, as a recipe describes.",
+    "pretrain": "Train an encoder without labels, as a recipe describes.",
+    "models": "List, show, fetch, convert and check models.",
     "recipes": "List, show, check and copy training recipes.",
     "data": "List and check data sets; write manifests and shards.",
-    "doctor": "Say what is installed, what is missing, how to get it.",
-    "completions": "Print the completion script of a shell.",
+    "doctor": "Show what is installed, what is missing and how to get it.",
+    "completions": "Print the script that lets your shell complete audiossl commands.",
 }
 
 
@@ -39,7 +39,7 @@ class Terminated(BaseException):
 
 
 class LazyGroup(click.Group):
-    """Help comes from COMMANDS; a module is imported when its command is called."""
+    """A group whose help comes from COMMANDS; a command's module is imported when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -70,7 +70,7 @@ class LazyGroup(click.Group):
 
 
 def with_suggestion(error: click.UsageError, word: str, known: list[str]) -> click.UsageError:
-    """The same error, with the nearest known name."""
+    """The same error with the nearest known name as a suggestion."""
     near = errors.nearest(word, known)
     hint = f" Did you mean {near!r}?" if near else ""
     return click.UsageError(error.message + hint, error.ctx)
@@ -84,24 +84,27 @@ def with_suggestion(error: click.UsageError, word: str, known: list[str]) -> cli
 def cli() -> None:
     """Self-supervised audio in a shell.
 
-    Results go to stdout, talk to stderr. `audiossl COMMAND --help` says more.
+    Results go to stdout, messages to stderr. See `audiossl COMMAND --help` for each command.
     """
 
 
 def run(args: Sequence[str] | None = None) -> NoReturn:
-    """The installed entry point: one clear line and the right exit code whatever happens."""
+    """The installed entry point: one line of error at most, then exit with the right code.
+
+    args: the command line without the program's name; None: sys.argv.
+    """
     _open_closed_streams()
     for name in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(name) is not signal.SIG_IGN:  # as nohup has it
+        if signal.getsignal(name) is not signal.SIG_IGN:  # nohup ignores SIGHUP on purpose
             signal.signal(name, _terminate)
     leave(_run(list(args) if args is not None else None))
 
 
 def _open_closed_streams() -> None:
-    """Python has None for a stream that the caller has closed; everybody expects one.
+    """Replace stdout or stderr, which Python sets to None if the caller has closed them.
 
-    Under its number, lest the next open file gets that. What is said to stderr is lost; writing
-    to stdout is an error, since results must not be.
+    The replacement takes the stream's own number, so that no file opened later gets it. Messages to
+    stderr are lost; writing to stdout is an error, because results must not be lost.
     """
     for name, number, flags in (("stdout", 1, os.O_RDONLY), ("stderr", 2, os.O_WRONLY)):
         if getattr(sys, name) is None:
@@ -134,7 +137,7 @@ def _run(args: list[str] | None) -> int:
     except Terminated as error:
         return 128 + int(error.args[0])
     except SystemExit as error:
-        # click meets a closed pipe (here: of stderr) by wrapping both and exiting with 1.
+        # If a pipe (here: stderr) is closed, click wraps both streams and exits with 1.
         closed = type(sys.stderr).__name__.endswith("PacifyFlushWrapper")
         return _closed_pipe() if closed else _code(error)
     except (ClosedPipe, BrokenPipeError):
@@ -144,7 +147,7 @@ def _run(args: list[str] | None) -> int:
 
 
 def _show_warnings() -> None:
-    """What the package logs is talk: on stderr, one line each, left out with --quiet."""
+    """Print the package's log on stderr, one line per message; with --quiet only errors."""
     import logging
 
     handler = logging.StreamHandler()
@@ -174,13 +177,13 @@ def _usage(error: click.ClickException) -> int:
 
 
 def _closed_pipe() -> int:
-    """Be silent, and keep Python's last flush of stdout from complaining."""
+    """Point stdout at /dev/null, so that Python's flush at exit does not fail as well."""
     _put_devnull(1, os.O_WRONLY)
     return errors.EXIT_SIGPIPE
 
 
 def _let_go() -> None:
-    """What stdout could not take it would try again at Python's last flush, and complain."""
+    """If stdout cannot be flushed, point it at /dev/null: Python's flush at exit would fail too."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -203,7 +206,8 @@ def debugging() -> bool:
 
 
 def say_error(message: str) -> None:
-    """One line on stderr, in which no name can hold a command to the terminal."""
+    """Print one line on stderr; unprintable characters become "?", so that no file name can send
+    control codes to the terminal."""
     line = "".join(
         c if c.isprintable() or "\ud800" <= c <= "\udfff" else "?"
         for c in " ".join(message.splitlines())
@@ -212,7 +216,7 @@ def say_error(message: str) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """Exit, at once after a signal or a closed pipe: no worker holds anything worth waiting for."""
+    """Exit; after a signal or a closed pipe at once, without waiting for worker threads."""
     if code > 128:
         for stream in (sys.stdout, sys.stderr):
             try:

@@ -1,4 +1,4 @@
-"""`audiossl models`: what models are here, what each is, and how others come here."""
+"""`audiossl models`: list, show, fetch, convert and check models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLUMNS = ("name", "task", "labels", "rate", "megabytes", "licence", "data")
 
 
 def complete_here(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
-    """Models that are here, then folders."""
+    """Models that are here; folders if no model begins with `incomplete`."""
     from audiossl.hub import find as hub
 
     items = [CompletionItem(name) for name in hub.here()]
@@ -26,10 +26,10 @@ def complete_here(_ctx: click.Context, _param: click.Parameter, incomplete: str)
 
 @click.group(name="models")
 def command() -> None:
-    """List, show, fetch and check models.
+    """List, show, fetch, convert and check models.
 
-    A NAME is an embedded model, a model folder, or hf:owner/repo[@revision] of the Hugging Face
-    Hub. Only `pull`, and a command that loads a model, use the network.
+    NAME is an embedded model, a model folder, or hf:owner/repo[@revision] for a model on the
+    Hugging Face Hub. Only `pull` and commands that load a model use the network.
 
     \b
     audiossl models pull hf:MIT/ast-finetuned-audioset-10-10-0.4593
@@ -42,7 +42,7 @@ def command() -> None:
 @LISTED
 @options.common
 def ls(format_: str, quiet: bool) -> None:
-    """The models that are here: embedded, and pulled from the Hub."""
+    """List the models that are here: embedded ones and those pulled from the Hub."""
     from audiossl.errors import ModelError
     from audiossl.hub import find as hub
     from audiossl.hub.facts import describe
@@ -63,11 +63,11 @@ def ls(format_: str, quiet: bool) -> None:
 
 @command.command()
 @click.argument("name", shell_complete=complete_here)
-@click.option("--labels", is_flag=True, help="Only the labels, one a line.")
+@click.option("--labels", is_flag=True, help="Print only the labels, one per line.")
 @LISTED
 @options.common
 def show(name: str, labels: bool, format_: str, quiet: bool) -> None:
-    """What a model is: architecture, labels, data, licence, numbers."""
+    """Show what a model is: architecture, labels, training data, licence, measured numbers."""
     from audiossl.hub import find as hub
     from audiossl.hub.facts import describe
     from audiossl.inference import graph
@@ -87,9 +87,9 @@ def show(name: str, labels: bool, format_: str, quiet: bool) -> None:
 def pull(name: str, quiet: bool) -> None:
     """Fetch a model from the Hub, check it, and print its folder.
 
-    A branch or tag is asked for anew and stays with the commit it stands for until the next pull.
-    A damaged copy is replaced. HF_TOKEN opens private and gated models, HF_ENDPOINT names another
-    Hub, AUDIOSSL_CACHE another place for the models.
+    A branch or tag is looked up again, and its commit is used until the next pull. A damaged copy
+    is replaced. Environment variables: HF_TOKEN gives access to private and gated models,
+    HF_ENDPOINT names another Hub, AUDIOSSL_CACHE another folder for the models.
     """
     import logging
     import os
@@ -113,7 +113,7 @@ def pull(name: str, quiet: bool) -> None:
 @click.argument("name", shell_complete=complete_here)
 @options.common
 def path(name: str, quiet: bool) -> None:
-    """The folder of a model that is here."""
+    """Print the folder of a model that is here."""
     from audiossl.hub import find as hub
 
     click.echo(hub.resolve(name, download=False))
@@ -124,9 +124,9 @@ def path(name: str, quiet: bool) -> None:
 @LISTED
 @options.common
 def verify(names: tuple[str, ...], format_: str, quiet: bool) -> int:
-    """Compare files with the sha256 recorded of them: all models, or those named.
+    """Compare the files of all models, or of those named, with their recorded sha256.
 
-    Exit code 5 when one is damaged.
+    The exit code is 5 if a model is damaged.
     """
     from audiossl.errors import EXIT_MODEL, EXIT_OK, ModelError
     from audiossl.hub import find as hub
@@ -151,14 +151,14 @@ def verify(names: tuple[str, ...], format_: str, quiet: bool) -> int:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_here)
 @options.common
 def rm(names: tuple[str, ...], quiet: bool) -> None:
-    """Remove models of the Hub from the cache: one revision, or all when none is named."""
+    """Remove models of the Hub from the cache: the revision named, or else all revisions."""
     from audiossl.hub import cache as hub_cache
 
     for name in names:
         if not name.startswith(hub_cache.PREFIX):
             raise click.UsageError(
-                f"{name} is not in the cache: embedded models are part of the package, and model"
-                " folders are yours to remove"
+                f"{name} is not in the cache: only models of the Hub (hf:owner/repo) can be"
+                " removed; embedded models belong to the package, and other folders are yours"
             )
     for parsed in [hub_cache.parse(name) for name in names]:
         for folder in hub_cache.remove(parsed):
@@ -168,21 +168,25 @@ def rm(names: tuple[str, ...], quiet: bool) -> None:
 
 @command.command()
 @click.argument("source", metavar="FILE|FOLDER", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The new model folder.")
-@click.option("--layout", metavar="NAME", help="The published layout, if it is not recognised.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Folder to create for the model."
+)
+@click.option(
+    "--layout", metavar="NAME", help="Layout of the published weights, if it is not recognised."
+)
 @click.option(
     "--labels",
     "labels_file",
     type=click.File(encoding="utf-8"),
     metavar="FILE|-",
-    help="Names of the classes, one a line.",
+    help="Read the names of the classes from here, one per line.",
 )
 @options.common
 def convert(source: Path, out: Path, layout: str | None, labels_file: Any, quiet: bool) -> None:
-    """Turn a published checkpoint into a model folder; nothing is downloaded, no code runs.
+    """Turn a published checkpoint into a model folder; downloads nothing and runs no code of it.
 
-    This is the only way in for .pt .pth .ckpt .bin: they are read in a process of their own, and
-    whatever is not plain tensors is refused.
+    Files ending in .pt, .pth, .ckpt or .bin must be converted before use. They are read in a
+    separate process, which refuses anything but plain tensors.
     """
     from audiossl.errors import OutputError
 
@@ -204,21 +208,21 @@ def convert(source: Path, out: Path, layout: str | None, labels_file: Any, quiet
 
 @command.command()
 @click.argument("name", metavar="MODEL", shell_complete=complete_here)
-@click.option("--onnx", is_flag=True, required=True, help="As one ONNX file.")
+@click.option("--onnx", is_flag=True, required=True, help="Write one ONNX file.")
 @click.option(
     "-o",
     "--out",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Where to.  [default: model.onnx in the model's folder]",
+    help="File to write.  [default: model.onnx in the model's folder]",
 )
 @options.common
 def export(name: str, onnx: bool, out: Path | None, quiet: bool) -> None:
     """Write a model as a graph that runs without torch.
 
-    From the wave at the model's rate to scores, and the embedding beside them: frontend included,
-    checked against torch before it is written. In the model's own folder it is what `tag` then
-    uses. Needs pip install 'audiossl-toolkit[export]'.
+    The graph includes the frontend: it takes a wave at the model's sample rate and gives scores and
+    the embedding. It is compared with torch before it is written. If it lies in the model's own
+    folder, `tag` uses it. Needs pip install 'audiossl-toolkit[export]'.
 
     \b
     audiossl models export tagger --onnx

@@ -31,7 +31,7 @@ def chain(*decorators: Decorator) -> Decorator:
 
 
 def complete_models(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
-    """Embedded models; folders where none begins so."""
+    """Embedded models; folders if no model begins with `incomplete`."""
     folder = Path(__file__).parents[1]
     for place in (folder / "pretrained", folder / "audiossl" / "pretrained"):
         names = sorted(path.parent.name for path in place.glob("*/config.json"))
@@ -45,7 +45,7 @@ def complete_models(_ctx: click.Context, _param: click.Parameter, incomplete: st
 
 
 def complete_sets(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
-    """Known data sets; files where none begins so."""
+    """Known data sets; files if no set begins with `incomplete`."""
     from audiossl.data import datasets
 
     items = [CompletionItem(name) for name in datasets.names() if name.startswith(incomplete)]
@@ -53,7 +53,7 @@ def complete_sets(_ctx: click.Context, _param: click.Parameter, incomplete: str)
 
 
 def complete_recipes(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
-    """Recipes in the package; files where none begins so."""
+    """Recipes in the package; files if no recipe begins with `incomplete`."""
     from importlib import resources
 
     names: list[str] = []
@@ -67,13 +67,18 @@ def complete_recipes(_ctx: click.Context, _param: click.Parameter, incomplete: s
 
 
 common = chain(
-    click.option("-q", "--quiet", is_flag=True, help="No progress on stderr."),
-    click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks."),
+    click.option("-q", "--quiet", is_flag=True, help="Show no progress and no warnings on stderr."),
+    click.option(
+        "--debug",
+        is_flag=True,
+        expose_value=False,
+        help="Show a traceback when something goes wrong.",
+    ),
 )
 
 device = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]|mps",
-    help="Where the network runs.",
+    help="Device that the network runs on.",
 )  # fmt: skip
 
 offline = click.option(
@@ -82,7 +87,7 @@ offline = click.option(
     expose_value=False,
     is_eager=True,
     callback=lambda _ctx, _param, value: value and os.environ.update(AUDIOSSL_OFFLINE="1"),
-    help="Never ask the Hub: only what is here.",
+    help="Never use the network; take only models that are already here.",
 )
 
 model = chain(
@@ -91,7 +96,8 @@ model = chain(
         "--model",
         metavar="NAME|FOLDER|hf:OWNER/REPO",
         shell_complete=complete_models,
-        help="An embedded model, a model folder, or one of the Hub.  [default: the embedded one]",
+        help="An embedded model, a model folder, or a model on the Hub."
+        "  [default: the embedded one]",
     ),
     device,
     offline,
@@ -103,17 +109,22 @@ inputs = chain(
         "--files-from",
         type=click.File("rb", lazy=False),
         metavar="FILE|-",
-        help="Read names of inputs from a file or stdin, one a line.",
+        help="Read the names of inputs from a file or stdin, one per line.",
     ),
     click.option(
         "-r",
         "--recursive",
         is_flag=True,
         expose_value=False,
-        help="Search folders to the bottom: always so.",
+        help="Accepted for habit's sake: folders are always searched recursively.",
     ),
-    click.option("-0", "--null", is_flag=True, help="Names in --files-from end with NUL."),
-    click.option("--name", default="-", help="What to call the audio that comes on stdin."),
+    click.option(
+        "-0",
+        "--null",
+        is_flag=True,
+        help="Names in --files-from are separated by NUL bytes, as find -print0 does.",
+    ),
+    click.option("--name", default="-", help="File name in the results for audio from stdin."),
 )
 
 
@@ -128,12 +139,17 @@ class Finite(click.FloatRange):
 
 
 windows = chain(
-    click.option("--window", type=Finite(0.05), metavar="SECONDS", help="Length of a window."),
+    click.option(
+        "--window",
+        type=Finite(0.05),
+        metavar="SECONDS",
+        help="Length of a window.  [default: the model's]",
+    ),
     click.option(
         "--hop",
         type=Finite(0.01),
         metavar="SECONDS",
-        help="A timeline: one record a window, a window every so often.",
+        help="Write one record per window; a window starts every SECONDS.",
     ),
 )
 
@@ -142,34 +158,43 @@ decoding = chain(
         "--input-format",
         type=click.Choice(["auto", "raw"]),
         default="auto",
-        help="raw: headerless PCM, described by the next three.",
+        help="raw: samples without a header, described by the next three options.",
     ),
-    click.option("--rate", type=click.IntRange(1), metavar="HZ", help="Rate of raw input."),
+    click.option("--rate", type=click.IntRange(1), metavar="HZ", help="Sample rate of raw input."),
     click.option(
         "--channels",
         type=click.IntRange(1),
         metavar="N",
-        help="Channels of raw input.  [default: 1]",
+        help="Number of channels of raw input.  [default: 1]",
     ),
     click.option(
         "--encoding",
         metavar="NAME",
-        help="Samples of raw input: s16le, S16_LE, f32le, mulaw ...  [default: s16le]",
+        help="Sample format of raw input: s16le, S16_LE, f32le, mulaw ...  [default: s16le]",
     ),
     click.option(
         "--nan",
         type=click.Choice(["error", "zero"]),
         default="error",
-        help="What to do with samples that are not numbers.",
+        help="What to do with samples that are NaN or infinite: refuse the file, or set them to 0.",
     ),
     click.option(
-        "--min-rate", type=click.IntRange(1), metavar="HZ", help="Refuse files that claim less."
+        "--min-rate",
+        type=click.IntRange(1),
+        metavar="HZ",
+        help="Refuse files with a lower sample rate.",
     ),
     click.option(
-        "--max-rate", type=click.IntRange(1), metavar="HZ", help="Refuse files that claim more."
+        "--max-rate",
+        type=click.IntRange(1),
+        metavar="HZ",
+        help="Refuse files with a higher sample rate.",
     ),
     click.option(
-        "--max-channels", type=click.IntRange(1), metavar="N", help="Refuse files that claim more."
+        "--max-channels",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Refuse files with more channels.",
     ),
     click.option(
         "--max-duration",
@@ -189,22 +214,23 @@ def output(formats: list[str]) -> Decorator:
             "format_",
             type=click.Choice(["auto", *formats]),
             default="auto",
-            help="auto: what --out ends in; else table on a terminal, jsonl otherwise.",
+            help="auto: by the suffix of --out; without --out, table on a terminal, else jsonl.",
         ),
         click.option(
             "-o",
             "--out",
             metavar="FILE|FOLDER|-",
             type=click.Path(),
-            help="Write here, whole or not at all. A folder gets one file an input; - is stdout.",
+            help="Output; - is stdout. A file appears when it is complete; a folder gets one file"
+            " per input.",
         ),
         click.option(
             "--on-exists",
             type=click.Choice(["error", "skip", "overwrite"]),
             default="error",
-            help="What to do when an output exists.",
+            help="What to do if an output exists already.",
         ),
-        click.option("--resume", is_flag=True, help="Go on with an interrupted run (with --out)."),
+        click.option("--resume", is_flag=True, help="Continue an interrupted run (with --out)."),
     )
 
 
@@ -215,19 +241,19 @@ batching = chain(
         type=click.IntRange(1),
         default=4,
         show_default=True,
-        help="Windows of one file that the network takes at a time.",
+        help="Windows of one file that the network processes at once.",
     ),
     click.option(
         "-j",
         "--jobs",
         type=click.IntRange(1),
-        help="Files at work at once; results are the same.  [default: all cores]",
+        help="Files processed at once; does not change the results.  [default: all cores]",
     ),
 )
 
 
 class ShardType(click.ParamType):
-    """`2/5`: the second of five parts."""
+    """`2/5`, the second of five parts, as (2, 5)."""
 
     name = "shard"
 
@@ -244,14 +270,17 @@ shard = click.option(
     "--shard",
     type=ShardType(),
     metavar="I/N",
-    help="Only every N-th input, from the I-th on: one part for each of N machines.",
+    help="Process part I of N, as 2/5: every N-th input, starting with the I-th.",
 )
 
 
 def listed(
     inputs: tuple[str, ...], files_from: BinaryIO | None, null: bool, name: str
 ) -> Iterator[Input]:
-    """What the `inputs` options name."""
+    """The inputs that the `inputs` options name.
+
+    Raises click.UsageError for options that do not go together.
+    """
     from audiossl.pipeline.inputs import expand
 
     if files_from is not None and files_from.name == "<stdin>" and "-" in inputs:
@@ -264,12 +293,12 @@ def listed(
 
 
 def cores() -> int:
-    """Processors that this process may use."""
+    """Number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def reading(values: dict[str, Any]) -> dict[str, Any]:
-    """Take the `decoding` options out of a command's values: keyword arguments of audio.stream."""
+    """Remove the `decoding` options from `values`; returns keyword arguments of audio.stream."""
     from dataclasses import replace
 
     from audiossl.audio.reading import Limits, RawFormat

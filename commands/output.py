@@ -1,4 +1,4 @@
-"""What the commands say of their outputs: formats, sinks and errors in words on stderr."""
+"""Outputs of the commands: pick a format, open a sink, report errors and progress on stderr."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .main import say_error
 
 
 def pick_format(format_: str, out: str | None, known: Iterable[str]) -> str:
-    """`auto` goes by the name of --out; on stdout a person gets a table, a program JSON lines."""
+    """The format; `auto` goes by the suffix of --out, on stdout by whether it is a terminal."""
     if format_ != "auto":
         return format_
     if out is not None and out not in STDOUT:
@@ -41,7 +41,7 @@ def say_record_error(name: str, error: InputError) -> None:
 
 @contextlib.contextmanager
 def progress_line(quiet: bool, what: str) -> Iterator[Callable[[str], None]]:
-    """A live line on stderr that counts inputs; silent when stderr is not a terminal."""
+    """A live line on stderr that counts inputs; nothing if stderr is not a terminal."""
     if quiet or not sys.stderr.isatty() or sys.stdout.isatty():
         yield lambda _name: None
         return

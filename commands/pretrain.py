@@ -1,4 +1,4 @@
-"""`audiossl pretrain`: train an encoder without labels, by a recipe."""
+"""`audiossl pretrain`: train an encoder without labels, as a recipe describes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .finetune import run, training
 @click.command()
 @training
 def command(recipe: str, overrides: tuple[str, ...], **values: Any) -> None:
-    """Train an encoder without labels, by a recipe.
+    """Train an encoder without labels, as a recipe describes.
 
-    RECIPE is a YAML file or a name from `audiossl recipes ls`; KEY=VALUE changes a key of it. The
-    run's folder is laid out as that of `audiossl finetune`, whose recipes start from the result:
-    `model.from=runs/NAME/best`.
+    RECIPE is a YAML file or a name from `audiossl recipes ls`; KEY=VALUE changes one of its keys.
+    The run's folder has the same files as that of `audiossl finetune`, which can start from the
+    result: `model.from=runs/NAME/best`.
 
     \b
     audiossl pretrain mine.yaml data.folder=recordings/

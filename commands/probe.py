@@ -1,4 +1,4 @@
-"""`audiossl probe`: how good a model's features are for the classes of some data."""
+"""`audiossl probe`: measure how good a model's features are for the classes of a data set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Texts = tuple[str, ...]
 
 
 def _listed(texts: Texts, expand: Texts) -> list[str]:
-    """`--probe knn,linear --probe mlp` -> three names, each once; "all" stands for `expand`."""
+    """`--probe knn,linear --probe mlp` -> three names, without repeats; "all" means `expand`."""
     names = [part.strip() for text in texts for part in text.split(",") if part.strip()]
     return list(dict.fromkeys(n for name in names for n in (expand if name == "all" else (name,))))
 
@@ -41,61 +41,162 @@ def shot_numbers(
 
 
 what = options.chain(
-    click.option("--data", required=True, metavar="MANIFEST|FOLDER|NAME",
-                 shell_complete=options.complete_sets, help="Labelled clips."),
-    click.option("--root", metavar="FOLDER", type=click.Path(),
-                 help="Where the paths of a manifest begin, or where a set lies."),
-    click.option("-p", "--probe", "probes", multiple=True, default=["linear"],
-                 callback=probe_names, metavar="NAME[,NAME...]",
-                 help=f"{', '.join(PROBES)}, or all.  [default: linear]"),
-    click.option("-s", "--shots", multiple=True, default=["all"], callback=shot_numbers,
-                 metavar="K[,K...]", help="Clips a class to train on.  [default: all]"),
-    click.option("--seeds", type=click.IntRange(1), metavar="N", help="Repetitions."
-                 "  [default: 5 where chance decides which clips train, else 1]"),
-    click.option("--rule", type=click.Choice(["any", "lenient", "strict"]), default="any",
-                 show_default=True, help="Few shots from recordings of any kind, of up to 20 s with"
-                 " one label (lenient), or of up to 5 s (strict)."),
-    click.option("--protocol", type=click.Choice(["auto", "folds", "split", "holdout"]),
-                 default="auto", show_default=True, help="What is tested: each fold in turn, the"
-                 " test split, or groups drawn at random."),
-    click.option("--test-fraction", "fraction", default=0.2, show_default=True,
-                 type=options.Finite(0, 1, min_open=True, max_open=True),
-                 help="Share of the groups in a holdout."),
-    click.option("--task", type=click.Choice(["auto", "single", "multi"]), default="auto",
-                 show_default=True, help="One label a clip or any number; auto: as the data are."),
-    click.option("--standardise/--no-standardise", default=True, show_default=True,
-                 help="Pooled features, by mean and deviation of the training clips."),
-)  # fmt: skip
+    click.option(
+        "--data",
+        required=True,
+        metavar="MANIFEST|FOLDER|NAME",
+        shell_complete=options.complete_sets,
+        help="Labelled clips: a manifest, a folder or a known data set.",
+    ),
+    click.option(
+        "--root",
+        metavar="FOLDER",
+        type=click.Path(),
+        help="Folder that the paths of a manifest start from, or folder of the data set.",
+    ),
+    click.option(
+        "-p",
+        "--probe",
+        "probes",
+        multiple=True,
+        default=["linear"],
+        callback=probe_names,
+        metavar="NAME[,NAME...]",
+        help=f"Classifiers: {', '.join(PROBES)}, or all.  [default: linear]",
+    ),
+    click.option(
+        "-s",
+        "--shots",
+        multiple=True,
+        default=["all"],
+        callback=shot_numbers,
+        metavar="K[,K...]",
+        help="Number of training clips per class.  [default: all]",
+    ),
+    click.option(
+        "--seeds",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Number of repetitions.  [default: 5 if training clips are drawn at random, else 1]",
+    ),
+    click.option(
+        "--rule",
+        type=click.Choice(["any", "lenient", "strict"]),
+        default="any",
+        show_default=True,
+        help="Which clips --shots may draw: any; lenient: up to 20 s and"
+        " one label; strict: up to 5 s.",
+    ),
+    click.option(
+        "--protocol",
+        type=click.Choice(["auto", "folds", "split", "holdout"]),
+        default="auto",
+        show_default=True,
+        help="What is tested: each fold in"
+        " turn, the test split, or groups drawn at random (holdout).",
+    ),
+    click.option(
+        "--test-fraction",
+        "fraction",
+        default=0.2,
+        show_default=True,
+        type=options.Finite(0, 1, min_open=True, max_open=True),
+        help="Fraction of the groups that a holdout tests.",
+    ),
+    click.option(
+        "--task",
+        type=click.Choice(["auto", "single", "multi"]),
+        default="auto",
+        show_default=True,
+        help="single: one label per clip; multi: any number; auto: by the data.",
+    ),
+    click.option(
+        "--standardise/--no-standardise",
+        default=True,
+        show_default=True,
+        help="Scale pooled features to mean 0 and deviation 1 over the training clips.",
+    ),
+)
 
 settings = options.chain(
-    click.option("--l2", type=options.Finite(0, min_open=True), metavar="X",
-                 help="Strength for linear and ridge.  [default: chosen on training clips]"),
-    click.option("--k", type=click.IntRange(1), default=10, show_default=True,
-                 help="Neighbours for knn."),
-    click.option("--prototypes", type=click.IntRange(1), default=20, show_default=True,
-                 help="A class, for prototypical."),
-    click.option("--epochs", type=click.IntRange(1), metavar="N", help="For mlp, attentive and"
-                 " prototypical.  [default: 50, more where they are short]"),
-)  # fmt: skip
+    click.option(
+        "--l2",
+        type=options.Finite(0, min_open=True),
+        metavar="X",
+        help="L2 penalty of linear and ridge.  [default: chosen on training clips]",
+    ),
+    click.option(
+        "--k",
+        type=click.IntRange(1),
+        default=10,
+        show_default=True,
+        help="Number of neighbours of knn.",
+    ),
+    click.option(
+        "--prototypes",
+        type=click.IntRange(1),
+        default=20,
+        show_default=True,
+        help="Number of prototypes per class of prototypical.",
+    ),
+    click.option(
+        "--epochs",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Training epochs of"
+        " mlp, attentive and prototypical.  [default: 50, more for few clips]",
+    ),
+)
 
 where = options.chain(
-    click.option("--cache", type=click.Path(), metavar="FOLDER",
-                 help="Keep features here, and take those that are here already."),
-    click.option("--report", type=click.Path(), metavar="HTML", help="Write a page about it all."),
-    click.option("--map", "map_", type=click.Choice(["pca", "tsne"]), default="pca",
-                 show_default=True, help="How the page draws the clips."),
-    click.option("-f", "--format", "format_", type=click.Choice(["auto", *FORMATS]),
-                 default="auto", help="auto: table on a terminal, jsonl otherwise."),
-    click.option("-o", "--out", type=click.Path(), metavar="FILE",
-                 help="Write here, whole or not at all."),
-    click.option("--on-exists", type=click.Choice(["error", "skip", "overwrite"]), default="error",
-                 help="What to do when an output exists."),
+    click.option(
+        "--cache",
+        type=click.Path(),
+        metavar="FOLDER",
+        help="Store features here and reuse them in later runs.",
+    ),
+    click.option(
+        "--report", type=click.Path(), metavar="HTML", help="Write a web page with all results."
+    ),
+    click.option(
+        "--map",
+        "map_",
+        type=click.Choice(["pca", "tsne"]),
+        default="pca",
+        show_default=True,
+        help="Projection of the clips for the map on that page.",
+    ),
+    click.option(
+        "-f",
+        "--format",
+        "format_",
+        type=click.Choice(["auto", *FORMATS]),
+        default="auto",
+        help="auto: by the suffix of --out; without --out, table on a terminal, else jsonl.",
+    ),
+    click.option(
+        "-o",
+        "--out",
+        type=click.Path(),
+        metavar="FILE",
+        help="Output file; it appears when it is complete.",
+    ),
+    click.option(
+        "--on-exists",
+        type=click.Choice(["error", "skip", "overwrite"]),
+        default="error",
+        help="What to do if an output exists already.",
+    ),
     options.device,
     options.offline,
-    click.option("-j", "--jobs", type=click.IntRange(1), help="Files and fits at work at once;"
-                 " results are the same.  [default: all cores]"),
+    click.option(
+        "-j",
+        "--jobs",
+        type=click.IntRange(1),
+        help="Files and fits processed at once; does not change the results.  [default: all cores]",
+    ),
     options.common,
-)  # fmt: skip
+)
 
 
 @click.command()
@@ -104,12 +205,12 @@ where = options.chain(
 @settings
 @where
 def command(model: str, format_: str, on_exists: str, **values: Any) -> int:
-    """Say how good a model's features are for your classes, with how many labels.
+    """Measure how good a model's features are for your classes, with many labels or few.
 
-    The model stays as it is: small classifiers learn from its features of some clips and are tested
-    on others, never of the same group. The data are a manifest (columns path, labels, fold, group,
-    split), a folder with a subfolder a label, or a data set by name. There is one record a metric,
-    with its 95 % interval.
+    The model is not changed: small classifiers are trained on its features of some clips and tested
+    on others, never from the same group. The data are a manifest (columns path, labels, fold,
+    group, split), a folder with one subfolder per label, or a data set by name. Each metric gets
+    one record, with its 95 % confidence interval.
 
     \b
     audiossl probe tagger --data clips/
@@ -120,7 +221,9 @@ def command(model: str, format_: str, on_exists: str, **values: Any) -> int:
 
     format_ = pick_format(format_, values["out"], FORMATS)
     if format_ == "table" and values["out"]:
-        raise click.UsageError("a table is for the terminal: give another --format with --out")
+        raise click.UsageError(
+            "--format table is for the terminal only: with --out give another format"
+        )
     out, report, done = destinations(values["out"], values["report"], on_exists)
     if done:
         return 0
@@ -130,20 +233,21 @@ def command(model: str, format_: str, on_exists: str, **values: Any) -> int:
 def destinations(
     out: str | None, report: str | None, on_exists: str
 ) -> tuple[str | None, str | None, bool]:
-    """Where records and page go, without what is there and stays; whether nothing is to be done.
+    """Paths for the records and the page, and whether there is nothing to do.
 
-    Looked at before the work, which is long. Raises OutputError.
+    A file that exists and stays is left out. This is checked before the work, which is long.
+    Raises OutputError.
     """
     from audiossl.errors import OutputError
     from audiossl.pipeline.sinks import check_writable
 
     paths = [path for path in (out, report) if path]
     if len({os.path.realpath(path) for path in paths}) < len(paths):
-        raise click.UsageError(f"--out and --report are one file: {out}")
+        raise click.UsageError(f"--out and --report are the same file: {out}")
     there = [path for path in paths if os.path.exists(path)]
     kept = there if on_exists == "skip" else []
     for path in kept:
-        click.echo(f"audiossl: {path} is there already: it stays as it is", err=True)
+        click.echo(f"audiossl: {path} exists already and is kept", err=True)
     for path in paths:
         if path not in kept:
             check_writable(path)
@@ -152,7 +256,7 @@ def destinations(
     if out in kept and (report is None or report in kept):
         click.echo("audiossl: nothing to do", err=True)
         return out, report, True
-    # Records that stand in a file already do not go to stdout instead.
+    # If the file of records is kept, the records do not go to stdout instead.
     return (os.devnull if out in kept else out), (None if report in kept else report), False
 
 
@@ -203,8 +307,10 @@ def run(
 
 
 def records(evaluation: Any, results: list[Any]) -> Iterator[dict[str, Any]]:
-    """Files that failed, which are told on stderr as well, and what was measured on the others;
-    each result is added to `results`."""
+    """Records of the files that failed (also reported on stderr), then of the metrics.
+
+    Each result is also appended to `results`.
+    """
     from audiossl.output.records import ErrorRecord
 
     from .output import say_record_error
@@ -218,7 +324,7 @@ def records(evaluation: Any, results: list[Any]) -> Iterator[dict[str, Any]]:
 
 
 def deliver(items: Iterator[dict[str, Any]], format_: str, out: str | None) -> None:
-    """Records to stdout as they come, or to a file when all are there."""
+    """Write records to stdout one by one, or to a file when all are known."""
     from audiossl.atomic import atomic_write
     from audiossl.evaluate.probe_record import FORMATS
     from audiossl.pipeline.stdout import write_stdout

@@ -1,4 +1,4 @@
-"""`audiossl recipes`: what recipes there are; show, check and copy them."""
+"""`audiossl recipes`: list, show, check and copy training recipes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def command() -> None:
 @LISTED
 @options.common
 def ls(format_: str, quiet: bool) -> None:
-    """The recipes in this package."""
+    """List the recipes in this package."""
     from audiossl.recipe import loading as recipes
 
     rows = [
@@ -36,14 +36,16 @@ def ls(format_: str, quiet: bool) -> None:
 @command.command()
 @click.argument("name", shell_complete=options.complete_recipes)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--resolved", is_flag=True, help="With base, overrides and all defaults filled in.")
+@click.option(
+    "--resolved", is_flag=True, help="Fill in the base recipe, the overrides and all defaults."
+)
 @options.common
 def show(name: str, overrides: tuple[str, ...], resolved: bool, quiet: bool) -> None:
-    """A recipe as YAML: its file, or all that it comes to."""
+    """Print a recipe as YAML: its file, or all its values with --resolved."""
     from audiossl.recipe import loading as recipes
 
     if overrides and not resolved:
-        raise click.UsageError("overrides are seen only with --resolved")
+        raise click.UsageError("KEY=VALUE is shown only with --resolved: add it")
     if resolved:
         from audiossl.recipe.resolved import to_yaml
 
@@ -56,7 +58,7 @@ def show(name: str, overrides: tuple[str, ...], resolved: bool, quiet: bool) -> 
 @click.argument("names", nargs=-1, required=True, shell_complete=options.complete_recipes)
 @options.common
 def check(names: tuple[str, ...], quiet: bool) -> int:
-    """Check recipes without running them: one line for each that is wrong, then exit 2."""
+    """Check recipes without running them; one line per wrong recipe, and exit code 2."""
     from audiossl.errors import EXIT_OK, EXIT_USAGE, RecipeError
     from audiossl.recipe import loading as recipes
 
@@ -79,10 +81,10 @@ def check(names: tuple[str, ...], quiet: bool) -> int:
 @click.argument("name", shell_complete=options.complete_recipes)
 @click.argument("target", type=click.Path(), default=".")
 @click.option("--on-exists", type=click.Choice(["error", "overwrite"]), default="error",
-              help="What to do when the file exists.")  # fmt: skip
+              help="What to do if the file exists already.")  # fmt: skip
 @options.common
 def copy(name: str, target: str, on_exists: str, quiet: bool) -> None:
-    """Copy a recipe to TARGET, a file or a folder, to make it your own."""
+    """Copy a recipe to TARGET, a file or a folder, to edit it."""
     from audiossl.atomic import atomic_write
     from audiossl.errors import OutputError
     from audiossl.recipe import loading as recipes

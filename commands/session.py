@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from audiossl.errors import UsageError
+from audiossl.errors import OptionError
 from audiossl.hub import find as hub
 from audiossl.output.writers import Record
 from audiossl.pipeline.inputs import Input
@@ -82,7 +82,7 @@ class Session:
             return make_sink(
                 formats, settings=settings, tell=say_record_error, many=many, **self.writing
             )
-        except UsageError as error:
+        except OptionError as error:
             raise click.UsageError(error.message) from None
 
 

@@ -1,4 +1,4 @@
-"""`audiossl tag`: what sounds are in recordings."""
+"""`audiossl tag`: name the sounds in recordings."""
 
 from __future__ import annotations
 
@@ -25,13 +25,21 @@ FORMATS = ["table", "jsonl", "json", "csv", "tsv", "audacity", "raven", "textgri
     type=click.Choice(["auto", "torch", "onnx"]),
     default="auto",
     show_default=True,
-    help="What computes. auto: the model's exported graph (onnxruntime, on the CPU even beside a"
-    " GPU) where it has a fresh one and --device is auto or cpu; else torch.",
+    help="Library that runs the network. auto: onnxruntime on the CPU, if the model has an"
+    " up-to-date exported graph and --device is auto or cpu; otherwise torch.",
 )
 @click.option(
-    "--int8", is_flag=True, help="A transformer's linear layers in integers: faster on a CPU."
+    "--int8",
+    is_flag=True,
+    help="Compute a transformer's linear layers in 8-bit integers: faster on a CPU.",
 )
-@click.option("--top-k", type=click.IntRange(1), default=5, show_default=True, help="Labels.")
+@click.option(
+    "--top-k",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Largest number of labels per record.",
+)
 @click.option(
     "--threshold",
     type=options.Finite(0, 1),
@@ -43,7 +51,7 @@ FORMATS = ["table", "jsonl", "json", "csv", "tsv", "audacity", "raven", "textgri
     "--labels",
     multiple=True,
     metavar="NAME[;NAME...]",
-    help="Only these; a group takes its members.",
+    help="Only these labels; an ontology group such as Animal means every label below it.",
 )
 @options.windows
 @click.option(
@@ -51,9 +59,11 @@ FORMATS = ["table", "jsonl", "json", "csv", "tsv", "audacity", "raven", "textgri
     type=click.Choice(["max", "mean"]),
     default="max",
     show_default=True,
-    help="Without --hop, a file's score: its highest or its mean window.",
+    help="Without --hop, how a file's scores come from its windows: maximum or mean.",
 )
-@click.option("--plot", type=click.Path(), metavar="PNG", help="Draw one file and its labels.")
+@click.option(
+    "--plot", type=click.Path(), metavar="PNG", help="Draw the spectrogram and labels of one file."
+)
 @options.output(FORMATS)
 @options.batching
 @options.decoding
@@ -66,11 +76,11 @@ def command(
     plot: str | None,
     **values: Any,
 ) -> int:
-    """Say what sounds are in recordings.
+    """Name the sounds in recordings.
 
     Inputs are files, folders (searched recursively), quoted globs, or - for audio on stdin. Without
-    --hop there is one record a file; a score of 0.8 means right in about 8 of 10 cases, and a file
-    with no score above the threshold gets no label.
+    --hop, each file gets one record. A label with a score of 0.8 is right in about 8 of 10 cases. A
+    file without a score above the threshold gets no label.
 
     \b
     audiossl tag clip.wav
@@ -86,7 +96,7 @@ def command(
     if values["format_"] in ("audacity", "textgrid") or plot:
         items, many = several(items)
         if many and plot:
-            raise click.UsageError("--plot draws one file")
+            raise click.UsageError("--plot takes a single input")
         if plot:
             check_plot(plot, values)
     else:
@@ -95,13 +105,16 @@ def command(
 
 
 def check_plot(plot: str, values: dict[str, Any]) -> None:
-    """Raise before hours of work where the picture could not be drawn."""
+    """Raise before the work begins if the picture could not be drawn.
+
+    Raises click.UsageError, or OutputError if `plot` cannot be written.
+    """
     from audiossl.errors import OutputError
     from audiossl.output.picture import check
     from audiossl.pipeline.sinks import check_writable
 
     if values["resume"] or values["on_exists"] == "skip":
-        raise click.UsageError("--plot draws what is heard now: not with --resume or skip")
+        raise click.UsageError("--plot does not go with --resume or --on-exists skip")
     check(plot)
     check_writable(plot)
     if os.path.exists(plot) and values["on_exists"] == "error":
@@ -134,7 +147,7 @@ def run(
         names = [part.strip() for text in values.pop("labels") for part in text.split(";")]
         backend, int8 = values.pop("backend"), values.pop("int8")
         model = network.load(task.model, task.device, backend, threads=1, int8=int8)
-        batch_size = 1 if int8 else task.batch_size  # in integers, batch mates share a range
+        batch_size = 1 if int8 else task.batch_size  # int8: a batch would share one range
         tagger = Tagger(model, batch_size, task.executor(model.device))
         tagging = TagOptions(labels=tagger.find_labels(names) if names else None, **values)
         settings = {
@@ -159,7 +172,7 @@ def run(
 
 
 class Picture:
-    """The spectrogram and the labels of the one input, drawn when all is heard."""
+    """Spectrogram and labels of a single input, drawn when it has been read to its end."""
 
     def __init__(self, path: str, rate: int) -> None:
         from audiossl.output import picture as plotting
@@ -168,7 +181,7 @@ class Picture:
         self.records: list[TagRecord] = []
 
     def draw(self) -> None:
-        """Write the picture, unless there was nothing to hear."""
+        """Write the picture, unless the input gave no record."""
         from audiossl.output import picture as plotting
 
         if self.records:

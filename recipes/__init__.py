@@ -1,1 +1,1 @@
-"""Recipes (YAML), found by name through importlib.resources."""
+"""The recipes themselves (YAML files only); the code that reads them is `audiossl.recipe`."""

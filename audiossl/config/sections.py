@@ -1,6 +1,6 @@
-"""The sections of a recipe: what each key is, its type, its default and its bounds.
+"""The sections of a recipe: the meaning, type, default and bounds of each key.
 
-Only names and numbers: audiossl/recipe/ reads them from YAML. Imports no torch.
+audiossl/recipe/ reads them from YAML. Imports no torch.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ class ModelSection:
     """What is trained: `from` a model, or `architecture` + `frontend` with random weights."""
 
     from_: str | None = None
-    """A model by name or folder: its frontend and encoder, and its head if the labels are equal."""
+    """Model (name or folder) to start from: its frontend and encoder are taken, and its head if the
+    labels are equal."""
     change: dict[str, Any] | None = None
-    """With `from`: arguments of its architecture that shall differ, such as {drop_path: 0.1} or
-    {frames: 512, stride: [10, 10]}; the position table follows, as SSAST's code has it with
-    `ssast_bug: true`, and the frontend's frames do."""
+    """With `from`: arguments of the loaded architecture to change, such as {drop_path: 0.1} or
+    {frames: 512, stride: [10, 10]}. The position table is resized to match, and the
+    frontend's `frames` is changed too."""
+    ssast_positions: bool | None = None
+    """With `change`: resize the position table as SSAST's public code does, with its two slips."""
     architecture: dict[str, Any] | None = None
     """{name: dscnn, ...arguments of the model file's build()}."""
     frontend: dict[str, Any] | None = None
@@ -32,43 +35,44 @@ class ModelSection:
     head: dict[str, Any] | None = None
     """{name: linear, activation: sigmoid | softmax}; the labels come from the data."""
     window_seconds: Annotated[float, Range(above=0, high=3600)] | None = None
-    """Length of input the model is made for; default: data.crop_seconds."""
+    """Length of the model's input, seconds; default: data.crop_seconds."""
     licence: str = ""
-    """Licence of the trained weights, for config.json."""
+    """Licence of the trained weights, recorded in config.json."""
 
 
 @dataclass
 class Augment:
-    """Changes to each clip's wave, drawn from (seed, epoch, position); all off by default."""
+    """Random changes to each clip's wave, seeded by (seed, epoch, position); all off by default."""
 
     gain_db: tuple[float, float] | None = None
     """Range of a random gain, dB."""
     gain: Fraction = 1.0
     """Probability of the gain."""
     volume: Fraction = 0.0
-    """Probability of a factor drawn from 0.5 + Beta(10, 10), as Audio-MAE and Bird-MAE have it."""
+    """Probability of a factor drawn from 0.5 + Beta(10, 10), as in Audio-MAE and Bird-MAE."""
     roll: Fraction = 0.0
     """Probability of a cyclic shift in time by any amount."""
     background: str | None = None
-    """A folder (or manifest) of recordings with none of the classes, for the next three."""
+    """Folder or manifest of recordings without any of the classes, for the next three keys."""
     background_noise: Fraction = 0.0
-    """Probability that one of them is added."""
+    """Probability that a background recording is added to a clip."""
     background_snr_db: tuple[float, float] = (3.0, 30.0)
-    """Range of the signal-to-noise ratio, dB."""
+    """Range of the signal-to-noise ratio, dB; lower: louder noise."""
     no_call: Fraction = 0.0
-    """Probability that one of them stands in for the clip, without any label; never mixed up."""
+    """Probability that a background recording replaces the clip, without labels; it is not used in
+    mixup."""
     noise: Fraction = 0.0
     """Probability of coloured noise."""
     noise_snr_db: tuple[float, float] = (3.0, 30.0)
-    """Range of the signal-to-noise ratio, dB."""
+    """Range of the signal-to-noise ratio, dB; lower: louder noise."""
     noise_exponent: tuple[float, float] = (0.0, 2.0)
     """Range of a in the noise's power spectrum 1/f^a: 0 white, 1 pink, 2 brown, -2 violet."""
     invert: Fraction = 0.0
-    """Probability of a change of sign."""
+    """Probability that the wave's sign is changed."""
 
     @property
     def active(self) -> list[str]:
-        """The keys that change waves as they are set."""
+        """The keys that, with their present values, change waves."""
         chances = ("volume", "roll", "background_noise", "no_call", "noise", "invert")
         gain = ["gain_db"] if self.gain_db is not None and self.gain else []
         return gain + [key for key in chances if getattr(self, key)]
@@ -76,7 +80,7 @@ class Augment:
 
 @dataclass
 class DataSection:
-    """What is learned from. Paths are relative to where the command runs."""
+    """Training and evaluation data. Paths are relative to the current folder of the command."""
 
     train: str | None = None
     """A manifest (.csv), a folder of audio files (a subfolder's name is its files' label), or
@@ -88,25 +92,26 @@ class DataSection:
     valid: str | None = None
     """A manifest, folder or shards to evaluate on."""
     root: str | None = None
-    """Folder that the manifests' paths start from, default: the manifest's own; or the folder of
-    the data set, default: by its usual name in a folder that AUDIOSSL_DATA names."""
+    """Folder that the manifests' paths start from (default: the manifest's own), or folder of the
+    data set (default: found by its usual name in AUDIOSSL_DATA)."""
     train_folds: list[str] = field(default_factory=list)
-    """Folds to train on; default: all that are not evaluated."""
+    """Folds to train on; default: all folds that are not evaluated."""
     valid_folds: list[str] = field(default_factory=list)
-    """Folds that are kept for evaluation."""
+    """Folds kept for evaluation."""
     valid_fraction: Annotated[float, Range(low=0, high=0.9)] = 0.0
     """Fraction of the groups kept for evaluation, by a hash of the group's name."""
     valid_split: Literal["valid", "test"] = "valid"
-    """Rows of this `split` are evaluated, where neither folds nor a fraction are given."""
+    """Rows of this `split` are evaluated if neither folds nor a fraction are given."""
     crossing: Literal["error", "drop", "keep"] = "error"
-    """Groups (a speaker, a source) that are in training and in evaluation: an error; drop: left
-    out of training; keep: left as they are, where a published protocol has it so."""
+    """What to do with groups (a speaker, a source) that are in training and in evaluation. error:
+    stop; drop: leave them out of training; keep: allow it, for published protocols that do."""
     labels: list[str] | None = None
     """Classes in order; default: all labels of the training rows, sorted."""
     crop_seconds: Annotated[float, Range(above=0, high=3600)] | None = None
-    """Length of a training crop and of an evaluation window; default: the model's window, or 5."""
+    """Length of a training crop and of an evaluation window, seconds; longer costs memory and time.
+    Default: the model's window, or 5."""
     short: Literal["repeat", "zero"] = "repeat"
-    """How a clip shorter than the crop is filled."""
+    """How a clip shorter than the crop is filled: by repeating it, or with zeros."""
     balanced: bool = False
     """Draw clips with weights by inverse label frequency, with replacement (AST's way)."""
     cache: Literal["none", "memory", "features"] = "none"
@@ -115,17 +120,17 @@ class DataSection:
     nothing can be done to waves (`augment`, mixing them). A frontend with centred frames (`edges`,
     `snip_edges: false`) takes clips no longer than a crop."""
     cache_folder: str | None = None
-    """Where features are kept, which may be removed at any time; default: `features` in the cache
-    folder of this user, or in the one that AUDIOSSL_CACHE names."""
+    """Folder for `cache: features`; it may be deleted at any time. Default: `features` in the
+    user's cache folder, or in AUDIOSSL_CACHE."""
     workers: Annotated[int, Range(low=0, high=256)] = 0
-    """Processes that load data; results do not depend on it."""
+    """Number of processes that load data; does not change the results. 0: the main process."""
     max_bad_fraction: Fraction = 0.05
     """Unreadable files are skipped and counted; above this fraction the run stops."""
     augment: Augment = field(default_factory=Augment)
     """Changes to the training waves."""
     sources: list[dict[str, str]] = field(default_factory=list)
-    """[{name: ..., licence: ...}] of the data, for the model's config.json; that of `dataset` is
-    added."""
+    """[{name: ..., licence: ...}] of the data, recorded in the model's config.json; the source of
+    `dataset` is added."""
 
 
 @dataclass
@@ -133,15 +138,15 @@ class TrainSection:
     """How the loop runs. One step is one update of the weights."""
 
     steps: Count | None = None
-    """Length in updates; or give `epochs`."""
+    """Length of the training, updates; or give `epochs`."""
     epochs: Annotated[float, Range(above=0)] | None = None
-    """Length in passes over the training data."""
+    """Length of the training, passes over the data."""
     batch_size: Count = 32
-    """Clips of one forward pass."""
+    """Clips per forward pass; larger costs memory."""
     accumulate: Count = 1
-    """Forward passes of one update."""
+    """Forward passes per update: a larger batch without more memory."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    """sgd: momentum is betas[0]."""
+    """sgd takes betas[0] as its momentum."""
     lr: Annotated[float, Range(above=0, high=100)] = 1e-3
     """Peak learning rate."""
     min_lr: Annotated[float, Range(low=0, high=100)] = 0.0
@@ -149,51 +154,51 @@ class TrainSection:
     weight_decay: Annotated[float, Range(low=0, high=10)] = 0.0
     """Not applied to biases, norms, tokens and position tables."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Of Adam."""
+    """Adam's beta1, beta2."""
     eps: Annotated[float, Range(above=0, high=1)] = 1e-8
-    """Of Adam."""
+    """Adam's epsilon."""
     schedule: Literal["cosine", "constant", "linear", "step"] = "cosine"
-    """After the warm-up."""
+    """Course of the learning rate after the warm-up."""
     step_every: Count | None = None
     """step schedule: updates between two cuts."""
     step_start: Count | None = None
-    """step schedule: updates before the first cut; default: warm-up and step_every."""
+    """step schedule: updates before the first cut; default: warm-up plus step_every."""
     step_factor: Fraction = 0.85
-    """step schedule: what the rate is multiplied by."""
+    """step schedule: factor of each cut."""
     warmup: Annotated[float, Range(low=0)] = 0.0
-    """Linear warm-up: updates if 1 or more, a fraction of all updates below 1."""
+    """Length of the linear warm-up: updates if 1 or more, a fraction of all updates if below 1."""
     layer_decay: Annotated[float, Range(above=0, high=1)] = 1.0
     """Learning rate of block i of n is multiplied by this to the power n - i (fine-tuning)."""
     clip: Annotated[float, Range(low=0)] = 0.0
-    """Largest norm of the gradient; 0: no clipping."""
+    """Largest norm of the gradient; larger gradients are scaled down. 0: no clipping."""
     ema: Annotated[float, Range(low=0, high=0.999999)] = 0.0
     """Decay of the weights' moving average, which is then evaluated and kept; 0: none."""
     seed: Annotated[int, Range(low=0, high=2**32 - 1)] = 0
-    """Of the weights, the order of clips, crops and every augmentation."""
+    """Seed of the weights, the order of clips, the crops and every augmentation."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Mixed precision is used only when asked for."""
+    """Number type of the computation; bf16 and fp16 (mixed precision) save memory on a GPU."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    """With several processes (torchrun): ddp: each has the whole model; fsdp: a part of it."""
+    """With several processes (torchrun), ddp: each holds the whole model; fsdp: a part of it."""
     checkpointing: bool = False
     """Recompute the encoder's blocks in the backward pass: less memory, more time."""
     compile: bool = False
-    """torch.compile the network's blocks: faster after a while; needs a compiler."""
+    """Compile the network's blocks (torch.compile): slow start, then faster; needs a compiler."""
     threads: Annotated[int, Range(low=1, high=1024)] | None = None
-    """CPU threads of torch; the last bits of the weights depend on it."""
+    """Number of torch's CPU threads; the last bits of the weights depend on it."""
     max_bad_steps: Count = 3
-    """Updates in a row with a loss or gradient that is no number: each is left out, then the run
-    ends."""
+    """Updates with a loss or gradient that is not finite are left out; after this number of them in
+    a row the run ends."""
     log_every: Count = 50
     """Updates between two training lines of metrics.jsonl."""
     eval_every: Count | None = None
-    """Updates between two evaluations, and states saved to resume from; default: once an epoch,
-    but no more than 50 in all."""
+    """Updates between two evaluations; a state to resume from is saved each time. Default: one
+    epoch, but at most 50 evaluations in all."""
     monitor: Literal["loss", "map", "auroc", "dprime", "ece", "top_ece", "accuracy"] | None = None
-    """What `best/` is best in; default: map with labels, else loss."""
+    """Metric that selects `best/`; default: map with labels, else loss."""
     keep_checkpoints: Annotated[int, Range(low=2, high=1000)] = 2
-    """Full states kept for --resume."""
+    """Number of full states kept for --resume."""
     tracker: Literal["tensorboard"] | None = None
-    """Who else gets the numbers of metrics.jsonl; needs the extra of this name."""
+    """A second logger for the numbers in metrics.jsonl; needs the extra of this name."""
 
 
 @dataclass

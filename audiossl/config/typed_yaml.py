@@ -1,4 +1,4 @@
-"""YAML text -> typed values, strictly: the type that is declared decides how a scalar is read.
+"""YAML text -> typed values, strictly: the declared type decides how a scalar is read.
 
 PyYAML's own resolver reads `1e-4` as text, `no` as False, `0123` as 83 and `12:30` as 750. Here
 only YAML's events are used: a scalar stays text with its place until a declared type reads it.
@@ -34,14 +34,14 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Range:
-    """Bounds of a number, for `Annotated[float, Range(0, 1)]`; `above` is a bound left out."""
+    """Bounds of a number, for `Annotated[float, Range(0, 1)]`; `above` excludes its value."""
 
     low: float | None = None
     high: float | None = None
     above: float | None = None
 
     def broken_by(self, value: float) -> str | None:
-        """What was expected, if `value` is outside."""
+        """The expectation that `value` breaks, in words; None if it is within the bounds."""
         if self.above is not None and value <= self.above:
             return f"a number above {self.above:g}"
         if self.low is not None and value < self.low:
@@ -53,7 +53,7 @@ class Range:
 
 @dataclass
 class Node:
-    """A piece of YAML and where it stands. Exactly one of `text`, `items`, `keys` is not None."""
+    """A piece of YAML and its place. Exactly one of `text`, `items`, `keys` is not None."""
 
     where: str
     text: str | None = None
@@ -105,7 +105,7 @@ def parse(text: str, source: str, line_numbers: bool = True) -> Node:
 
 @dataclass
 class _Open:
-    """A map or list that is being read; in a map, the key that waits for its value."""
+    """A map or list being read, and in a map the key whose value comes next."""
 
     node: Node
     path: str
@@ -113,7 +113,7 @@ class _Open:
 
 
 class _Reader:
-    """Builds the tree from events, so that what is refused is refused before it is built."""
+    """Builds the tree event by event, so that refused input is never built."""
 
     def __init__(self, place: Any) -> None:
         self.place = place
@@ -147,7 +147,7 @@ class _Reader:
         self.open.append(_Open(node, path))
 
     def _attach(self, node: Node) -> str:
-        """Put a node where it belongs; its path."""
+        """Add a node to the map or list being read; returns its path."""
         if not self.open:
             self.root = node
             return ""

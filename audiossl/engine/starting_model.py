@@ -12,9 +12,6 @@ from audiossl.hub.config import ModelConfig
 from audiossl.model import Model, load
 from audiossl.recipe.loading import Recipe
 
-SSAST_BUG = (
-    "ssast_bug"  # of `model.change`: how a position table follows, no argument to build with
-)
 CROP_SECONDS = 5.0  # when neither the recipe nor the model says
 POOL_NORMS = ("norm.", "fc_norm.")  # of an encoder: which there are hangs on how it pools
 
@@ -32,7 +29,7 @@ def build_model(recipe: Recipe, rows: Sequence[Row] = ()) -> Model:
     elif old is not None:
         head = old.head
     window = section.window_seconds or recipe.data.crop_seconds or (old and old.window_seconds)
-    change = {key: value for key, value in (section.change or {}).items() if key != SSAST_BUG}
+    change = section.change or {}
     architecture = old.architecture if old else section.architecture or {}
     config = ModelConfig(
         name=recipe.name,
@@ -54,7 +51,7 @@ def build_model(recipe: Recipe, rows: Sequence[Row] = ()) -> Model:
     try:
         model = Model(config)
         if start is not None:
-            _adopt(model.encoder, start.encoder, section.change or {})
+            _adopt(model.encoder, start.encoder, change, section.ssast_positions)
     except (TypeError, ValueError, ModelError) as error:
         key = "model.change" if section.change else "model"
         raise RecipeError(f"recipe {key}: {error}") from error
@@ -71,15 +68,15 @@ def _frontend(start: Model, change: dict[str, Any]) -> dict[str, Any]:
     return frontend
 
 
-def _adopt(encoder: Any, other: Any, change: dict[str, Any]) -> None:
+def _adopt(encoder: Any, other: Any, change: dict[str, Any], ssast: bool | None) -> None:
     """Give `encoder` the weights of `other`, which differs by `change`.
 
     The norm that a change of pooling adds stays new, and one that it takes away is left behind.
     Raises ValueError naming anything else that does not fit.
     """
-    if {"frames", "stride", SSAST_BUG} & change.keys() and hasattr(other, "refit"):
+    if ({"frames", "stride"} & change.keys() or ssast is not None) and hasattr(other, "refit"):
         frames, stride = change.get("frames", other.frames), change.get("stride")
-        other.refit(frames, stride, change.get(SSAST_BUG, False))
+        other.refit(frames, stride, bool(ssast))
     own, theirs = encoder.state_dict(), other.state_dict()
     free = POOL_NORMS if {"pooling", "final_norm"} & change.keys() else ()
     differ = {name for name in own.keys() ^ theirs.keys() if not name.startswith(free)}

@@ -18,7 +18,7 @@ from typing import Protocol
 from audiossl import errors
 from audiossl.atomic import special
 from audiossl.audio.names import STDIN
-from audiossl.errors import InputError, OutputError, UsageError
+from audiossl.errors import InputError, OptionError, OutputError
 from audiossl.output.writers import ONE_DOCUMENT_A_FILE, Record, TextWriter, Writer
 from audiossl.pipeline.inputs import Input
 from audiossl.pipeline.journal import Entry, Journal, Marks, key
@@ -236,19 +236,19 @@ def make_sink(
 ) -> Sink | None:
     """The sink that the options ask for; None when the output is there and may stay.
 
-    Raises UsageError on options that do not go together, OutputError where nothing can be written.
+    Raises OptionError on options that do not go together, OutputError where nothing can be written.
     """
     if out in STDOUT:
         if resume:
-            raise UsageError("--resume needs --out: what went to stdout cannot be known")
+            raise OptionError("--resume needs --out: what went to stdout cannot be known")
         if many and format_ in ONE_DOCUMENT_A_FILE:
-            raise UsageError(f"{format_} is one document an input: give --out FOLDER")
+            raise OptionError(f"{format_} is one document an input: give --out FOLDER")
         writer = formats[format_]()
         if not isinstance(writer, TextWriter):
-            raise UsageError(f"{format_} is no text: give --out FILE")
+            raise OptionError(f"{format_} is no text: give --out FILE")
         return StdoutSink(writer)
     if format_ == "table":
-        raise UsageError("a table is for the terminal: give another --format with --out")
+        raise OptionError("a table is for the terminal: give another --format with --out")
     if out.endswith(os.sep) or os.path.isdir(out) or (many and format_ in ONE_DOCUMENT_A_FILE):
         return FolderSink(Path(out), formats[format_], on_exists, resume, settings, tell)
     return _file_sink(Path(out), formats[format_](), on_exists, resume, settings)
@@ -259,7 +259,7 @@ def _file_sink(
 ) -> FileSink | None:
     if special(path):
         if resume:
-            raise UsageError(f"--resume needs a file: what went to {path} cannot be known")
+            raise OptionError(f"--resume needs a file: what went to {path} cannot be known")
         return PipeSink(path, writer)
     there = existing(writer, path)
     if there and not (resume and os.path.exists(journal_of(path))):

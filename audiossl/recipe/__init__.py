@@ -1,1 +1,1 @@
-"""Recipes: found, read, checked, written back."""
+"""Code that finds, reads, checks and writes recipes; the YAML files are in `audiossl.recipes`."""

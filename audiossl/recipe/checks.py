@@ -1,4 +1,4 @@
-"""What no single key of a recipe can tell."""
+"""Checks of a recipe that involve more than one key."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from audiossl.config.sections import Augment, DataSection, ModelSection, TrainSe
 from audiossl.config.typed_yaml import Node, as_map, fail
 from audiossl.errors import near
 
-# Ways to say what is evaluated: one of them.
+# Keys that choose the evaluation data: at most one of them may be given.
 VALID = ("valid", "valid_folds", "valid_fraction", "valid_split")
 
 
 def check(model: ModelSection, data: DataSection, train: TrainSection, root: Node) -> None:
-    """What no single key can tell."""
+    """Check keys against each other. Raises RecipeError naming key, line and way out."""
 
     def place(section: str, key: str = "") -> str:
         node = as_map(root, "").get(section)
@@ -26,11 +26,17 @@ def check(model: ModelSection, data: DataSection, train: TrainSection, root: Nod
     if (model.from_ is None) == (model.architecture is None):
         raise fail("model", "give either `from` or `architecture`", place("model"))
     if model.change is not None and model.from_ is None:
-        message = "what `from` gives can be changed; an architecture says all itself"
+        message = "only a model given by `from` can be changed; edit `architecture` instead"
         raise fail("model.change", message, place("model", "change"))
     if model.change is not None and "name" in model.change:
         message = "the architecture stays the one of `from`"
         raise fail("model.change.name", message, place("model", "change"))
+    if model.change is not None and "ssast_bug" in model.change:
+        message = "no argument of an architecture: give `model.ssast_positions` instead"
+        raise fail("model.change.ssast_bug", message, place("model", "change"))
+    if model.ssast_positions is not None and model.change is None:
+        message = "says how `change` resizes a position table: give `change` as well"
+        raise fail("model.ssast_positions", message, place("model", "ssast_positions"))
     if model.architecture is not None:
         _check_architecture(model, place("model", "architecture"))
     _check_source(data, lambda key: place("data", key))
@@ -62,7 +68,7 @@ def _check_source(data: DataSection, place: Callable[[str], str]) -> None:
 
 
 def check_waves(augment: Augment, config: Any, root: Node) -> None:
-    """Nothing may be asked to be done to waves where only their spectrograms are at hand."""
+    """Refuse keys that change waves if only spectrograms are kept. Raises RecipeError."""
     on_waves = getattr(config, "on_waves", None)
     asked = [(("data", "augment", key), augment) for key in augment.active]
     asked += [(("method", on_waves), config)] if on_waves else []
@@ -74,7 +80,7 @@ def check_waves(augment: Augment, config: Any, root: Node) -> None:
 
 
 def _place(root: Node, path: Sequence[str]) -> str:
-    """Where a key is set, or the nearest one above it that is."""
+    """File and line where a key is set, or else the nearest key above it."""
     where, node = root.where, root
     for key in path:
         if not node.keys or key not in node.keys:
@@ -84,7 +90,7 @@ def _place(root: Node, path: Sequence[str]) -> str:
 
 
 def _check_architecture(model: ModelSection, where: str) -> None:
-    """The name of the architecture and of its arguments, read from the model file's source."""
+    """Check the architecture's name and argument names against the model file's source."""
     from audiossl import models
 
     arguments = dict(model.architecture or {})

@@ -31,11 +31,14 @@ from audiossl.recipe.checks import check, check_waves
 
 __all__ = ["Augment", "DataSection", "ModelSection", "Recipe", "TrainSection", "load", "loads"]
 
-# Within a section, a key puts these of an underlying layer out of force (`model.from=x` on the
-# command line replaces the recipe's architecture), unless that layer has the key itself: another
-# `from` is fine-tuned like the first, with the frontend that the recipe gives it.
+# Section -> key -> keys that it removes from the recipe below it (its base, or the file that the
+# command line overrides): `model.from=x` removes the architecture and frontend of the file. If the
+# recipe below has the key itself, nothing is removed: a new `from` keeps the recipe's frontend.
 REPLACES = {
-    "model": {"from": ("architecture", "frontend"), "architecture": ("from", "change")},
+    "model": {
+        "from": ("architecture", "frontend"),
+        "architecture": ("from", "change", "ssast_positions"),
+    },
     "data": {
         "train": ("folder", "dataset"),
         "folder": ("train", "dataset"),
@@ -82,13 +85,13 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def loads(text: str, name: str = "recipe") -> Recipe:
-    """The recipe that `text` is; `base` may only be a name in this package."""
+    """The recipe in `text`; its `base` must be a name in this package."""
     root = parse(text, name)
     return build(_based(root, None, ()), name, describe(text))
 
 
 def read(path: Path) -> str:
-    """Text of a recipe's file, no larger than a recipe may be."""
+    """Text of a recipe's file. Raises RecipeError if it is too large or not UTF-8."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -109,7 +112,7 @@ def describe(text: str) -> str:
 
 
 def build(root: Node, name: str, description: str = "") -> Recipe:
-    """Typed values of a recipe's nodes."""
+    """The recipe that a tree of nodes describes. Raises RecipeError."""
     keys = as_map(root, "")
     for key in keys:
         if key not in TOP:
@@ -204,7 +207,7 @@ def _based(root: Node, beside: Path | None, seen: tuple[Path, ...]) -> Node:
 
 
 def _override(text: str) -> Node:
-    """`train.lr=3e-4` as a tree with this one leaf."""
+    """`train.lr=3e-4` as a tree with a single leaf."""
     key, equals, value = text.partition("=")
     where = f"override {text if len(text) <= 60 else text[:57] + '...'}"
     parts = [part.strip() for part in key.split(".")]
@@ -219,7 +222,7 @@ def _override(text: str) -> Node:
 
 
 def _renamed(below: Node, value: Node) -> bool:
-    """Whether both are maps with a `name` and it differs: then the old arguments mean nothing."""
+    """Whether both are maps whose `name` differs: then the old arguments do not apply."""
     old, new = (node.keys.get("name") if node.keys else None for node in (below, value))
     return old is not None and new is not None and old.text != new.text
 

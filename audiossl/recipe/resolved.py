@@ -1,4 +1,4 @@
-"""A recipe written back: all that it comes to, as YAML that loads to the same values."""
+"""A recipe written as YAML with all its values; it loads to the same recipe."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """The resolved recipe by section and key, without keys that are not set."""
+    """The resolved recipe by section and key, without unset keys."""
     values: dict[str, Any] = {"method": {"name": recipe.method, **_plain(recipe.config)}}
     values |= {key: _plain(getattr(recipe, key)) for key in SECTIONS}
     values["out"] = recipe.out
@@ -31,7 +31,7 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses as maps by key, without the keys that are not set; tuples as lists."""
+    """Dataclasses as maps without unset keys, tuples as lists."""
     if dataclasses.is_dataclass(value):
         pairs = ((item.name, getattr(value, item.name)) for item in dataclasses.fields(value))
         return {name.rstrip("_"): _plain(item) for name, item in pairs if item is not None}
@@ -39,7 +39,7 @@ def _plain(value: Any) -> Any:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes each text that this module's own reader would take for a number or true or null."""
+    """Quotes text that the recipe reader would take for a number, true, false or null."""
 
 
 def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:

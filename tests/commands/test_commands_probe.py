@@ -158,7 +158,7 @@ def test_skip_makes_what_is_missing(run: Callable[..., Answer], tmp_path: Path) 
     page.write_text("old")
     code, said, err = run(*args, "-o", out)
     assert (code, said) == (0, b"")
-    assert err == f"audiossl: {page} is there already: it stays as it is\n"
+    assert err == f"audiossl: {page} exists already and is kept\n"
     assert page.read_text() == "old"
     text = out.read_bytes()
     assert text.startswith(b"data,probe,shots,metric")
@@ -198,7 +198,7 @@ def test_records_and_page_are_two_files(
     for other in ("x.html", "./x.html", tmp_path / "x.html", "link.html"):
         code, out, err = run("-o", "x.html", "--report", other, "--on-exists", "overwrite")
         assert (code, out) == (2, b"")
-        assert "--out and --report are one file: x.html" in err
+        assert "--out and --report are the same file: x.html" in err
     assert not (tmp_path / "x.html").exists()
 
 

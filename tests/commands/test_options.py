@@ -29,8 +29,11 @@ from audiossl.recipe.loading import load
         (["--max-duration", "0"], "x>0"),
         (["--max-rate", "0"], "x>=1"),
         (["--min-rate", "0"], "x>=1"),
-        (["--plot", "x.png", "--resume", "--out", "x.jsonl"], "not with --resume"),
-        (["--plot", "x.png", "--on-exists", "skip"], "not with --resume or skip"),
+        (["--plot", "x.png", "--resume", "--out", "x.jsonl"], "does not go with --resume"),
+        (
+            ["--plot", "x.png", "--on-exists", "skip"],
+            "does not go with --resume or --on-exists skip",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

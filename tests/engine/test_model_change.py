@@ -69,14 +69,14 @@ def test_a_frontend_of_the_recipe_is_the_recipes_own(build: Build) -> None:
     assert model.config.frontend == {"preset": "ast_esc50", "mels": 16, "frames": 48}
 
 
-def test_the_bug_of_ssast_is_no_argument_of_the_architecture(
+def test_positions_as_ssast_resizes_them_are_no_argument_of_the_architecture(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
     refit = ViT.refit
     monkeypatch.setattr(ViT, "refit", lambda *given: asked.append(given[1:]) or refit(*given))
     right = build("frames: 32, stride: [16, 8]")
-    bug = build("frames: 32, stride: [16, 8], ssast_bug: true")
+    bug = build("frames: 32, stride: [16, 8]", ", ssast_positions: true")
     assert asked == [(32, [16, 8], False), (32, [16, 8], True)]
     assert bug.config.architecture == right.config.architecture
 
@@ -101,6 +101,7 @@ def test_another_pooling_has_a_norm_of_its_own(tmp_path: Path) -> None:
     [
         ("drop_pth: 0.1", r"unknown argument 'drop_pth' \(did you mean 'drop_path'"),
         ("drop_path: 2", "drop_path: expected"),
+        ("ssast_bug: true", "give `model.ssast_positions` instead"),
         ("depth: 3", "do not fit the weights there are"),
         ("name: vit", "stays the one of `from`"),
     ],
@@ -119,7 +120,7 @@ def test_an_encoder_without_a_table_keeps_its_sizes() -> None:
 
 def test_only_a_model_can_be_changed() -> None:
     text = "method: {name: supervised}\nmodel: {change: {depth: 2}, architecture: {name: dscnn}}\n"
-    with pytest.raises(RecipeError, match=r"model\.change: what `from` gives"):
+    with pytest.raises(RecipeError, match=r"model\.change: only a model given by `from`"):
         recipe.loads(text + "train: {steps: 1}\n")
 
 
@@ -138,3 +139,9 @@ def test_overrides_of_from_change_and_architecture() -> None:
     root = recipe.parse("model: {architecture: {name: dscnn}, frontend: {preset: ast}}", "a third")
     model = recipe.merge(root, new).keys["model"]  # type: ignore[index]
     assert set(model.keys or {}) == {"from"}
+
+
+def test_ssast_positions_without_a_change_are_refused() -> None:
+    text = "method: {name: supervised}\nmodel: {from: x, ssast_positions: true}\ntrain: {steps: 1}"
+    with pytest.raises(RecipeError, match="give `change` as well"):
+        recipe.loads(text)
