@@ -68,9 +68,9 @@ class _Lines:
 
 
 def read_csv(path: Path, root: Path) -> list[Row]:
+    before = csv.field_size_limit(MAX_CELL)  # of the whole process
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            csv.field_size_limit(MAX_CELL)
             table = csv.DictReader(file, strict=True)
             _check_header(path, table.fieldnames)
             return [
@@ -81,6 +81,8 @@ def read_csv(path: Path, root: Path) -> list[Row]:
         raise UsageError(f"{path}: {error.strerror}: no manifest or folder here") from error
     except csv.Error as error:
         raise UsageError(f"{path}: not a CSV table: {error}") from error
+    finally:
+        csv.field_size_limit(before)
 
 
 def _check_header(path: Path, names: Sequence[str] | None) -> None:

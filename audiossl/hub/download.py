@@ -24,7 +24,6 @@ import audiossl
 from audiossl import caches
 from audiossl.errors import ModelError, OutputError
 from audiossl.hub import cache as hub_cache
-from audiossl.hub import checkpoint_files
 from audiossl.hub.answers import asking_the_disk, endpoint, explained, host, hushed, transient
 from audiossl.hub.cache import HubName, Receipt
 from audiossl.hub.config import CONFIG, refuse_code
@@ -270,7 +269,7 @@ def _is_own(name: HubName, incoming: Path) -> bool:
 
 def _convert(name: HubName, listing: Listing, incoming: Path, made: Path) -> str:
     """Turn a published layout into a model folder; returns the layout's name."""
-    from audiossl.hub import convert
+    from audiossl.hub import checkpoint_files, convert
     from audiossl.hub.writing import write_folder
 
     origin = convert.origin(f"{hub_cache.PREFIX}{name.id}")
