@@ -83,7 +83,7 @@ def test_exit_0_and_valid_records(cli: Callable, tone: Path) -> None:
         (["tag", "-", "--input-format", "raw"], "--rate"),
         (["tag", "a.wav", "b.wav", "--format", "audacity"], "--out"),
         (["tag", "a.wav", "--out", "t.txt", "--format", "table"], "--format"),
-        (["tag", "a.wav", "b.wav", "--plot", "p.png"], "one file"),
+        (["tag", "a.wav", "b.wav", "--plot", "p.png"], "single input"),
         (["tag", "-", "--files-from", "-"], "stdin"),
         (["tag", "-", "-"], "only once"),
         (["tag", "a.wav", "--out", "labels.txt"], "--format"),
