@@ -96,7 +96,7 @@ def test_clips(both: tuple[Graph, Model], exact: Model, clips: Path) -> None:
         assert places == [(span.start, span.end) for span in theirs]
         waves = [wave for _, wave in taggers[0].inference.slide(lambda waves: waves, path)]
         for span, wave in zip(ours, waves, strict=True):
-            assert_same(span.scores, both[1], exact, wave)
+            assert_same(span.values, both[1], exact, wave)
 
 
 @pytest.mark.parametrize("kind", ["silence", "tone", "loud"])
