@@ -188,3 +188,11 @@ def unsupported(what: str, extra: bool = False) -> InputError:
 
 def truncated(claimed: int, decoded: int) -> InputError:
     return InputError(f"header says {claimed} frames, {decoded} decoded", code="truncated")
+
+
+def understated(claimed: int, decoded: int) -> InputError:
+    """The error for a header that claims too little, when all that is there has been given."""
+    return InputError(
+        f"the header is wrong: it says {claimed} frames, {decoded} were read to the file's end",
+        code="corrupt",
+    )

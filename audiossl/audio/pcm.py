@@ -8,33 +8,48 @@ from __future__ import annotations
 
 import numpy as np
 
-from audiossl.audio.formats import SAMPLE_BYTES, AudioInfo, RawFormat, truncated
+from audiossl.audio.behind import MISCOUNT_BYTES, Chunks, after
+from audiossl.audio.formats import SAMPLE_BYTES, AudioInfo, RawFormat, truncated, understated
 from audiossl.audio.sources import Readable
 from audiossl.errors import InputError
 
 LIVE_SECONDS = 0.05  # of a slow pipe that are waited for before samples are given
-# A file that lacks no more than this is whole: some writers count their header as samples.
-MISCOUNT_BYTES = 64
+WRAP = 1 << 32  # bytes: a length beyond has lost its upper bits in a 32-bit field
 
 
 class PcmDecoder:
     """Interleaved samples from `file`, which stands at the first of them.
 
-    `data_bytes`: how many the header claims, None to read to the end. An incomplete last frame is
-    left out. Whoever opened `file` closes it.
+    A claim that is too small is not believed: samples go on to the end of the file, and `problem`
+    says so. An incomplete last frame is left out. Whoever opened `file` closes it.
+
+    raw: how the samples lie
+    container: its name, for `info`
+    data_bytes: how many bytes of samples the header claims, None to read to the end
+    chunks: how chunks behind the samples look, None in a format without any
     """
 
     def __init__(
-        self, file: Readable, raw: RawFormat, container: str, data_bytes: int | None = None
+        self,
+        file: Readable,
+        raw: RawFormat,
+        container: str,
+        data_bytes: int | None = None,
+        chunks: Chunks | None = None,
     ) -> None:
         frames = None if data_bytes is None else data_bytes // raw.frame_bytes
         self.info = AudioInfo(container, raw.subtype, raw.rate, raw.channels, frames)
         self.integer = not raw.encoding.startswith("f")
         self._file = file
         self._raw = raw
+        self._chunks = chunks
+        self._claimed = data_bytes or 0
         self._left = None if frames is None else frames * raw.frame_bytes
         self._begin = file.tell()
+        self._zeros = 0  # bytes 0 to give before `_rest`
         self._rest = b""
+        self._looked = False  # behind what is claimed
+        self._unread: InputError | None = None
 
     def seek(self, frame: int) -> bool:
         at = self._begin + frame * self._raw.frame_bytes
@@ -49,26 +64,50 @@ class PcmDecoder:
         return True
 
     def read(self, frames: int) -> np.ndarray:
+        if self._left == 0 and not self._looked:
+            self._look_behind()
         size = self._raw.frame_bytes
         wanted = frames * size if self._left is None else min(frames * size, self._left)
         enough = min(wanted, max(1, round(self.info.rate * LIVE_SECONDS)) * size)
         buffer = bytearray(wanted)
-        filled = len(self._rest)
-        buffer[:filled] = self._rest
         view = memoryview(buffer)
+        filled = self._held(view)
         while filled < enough and (count := self._file.readinto(view[filled:])):
             filled += count
         whole = filled - filled % size
-        self._rest = bytes(view[whole:filled])
+        self._rest = bytes(view[whole:filled]) + self._rest
         if self._left is not None:
             self._left -= whole
         return decode(view[:whole], self._raw.encoding).reshape(-1, self._raw.channels)
 
+    def _held(self, view: memoryview) -> int:
+        """Fill `view` with what has been read already."""
+        zeros = min(self._zeros, len(view))
+        self._zeros -= zeros
+        held = self._rest[: len(view) - zeros]
+        self._rest = self._rest[len(held) :]
+        view[zeros : zeros + len(held)] = held
+        return zeros + len(held)
+
+    def _look_behind(self) -> None:
+        """At the end of what is claimed: go on where samples follow."""
+        self._looked = True
+        pad = -self._claimed % self._chunks.align if self._chunks else 0
+        found = after(self._file, self._chunks, self._claimed % self._raw.frame_bytes, pad)
+        self._unread = found.unread
+        if found.rest:
+            self._zeros, self._rest, self._left = found.zeros, found.rest, None
+
     def problem(self, decoded: int) -> InputError | None:
         claimed = self.info.frames
-        if claimed is None or (claimed - decoded) * self._raw.frame_bytes <= MISCOUNT_BYTES:
-            return None
-        return truncated(claimed, decoded)
+        if claimed is None or self._unread is not None:
+            return self._unread
+        size = self._raw.frame_bytes
+        if (claimed - decoded) * size > MISCOUNT_BYTES:
+            return truncated(claimed, decoded)
+        if self._left is None and (decoded * size - self._claimed) % WRAP >= size:
+            return understated(claimed, decoded)
+        return None
 
     def close(self) -> None:
         self._rest = b""

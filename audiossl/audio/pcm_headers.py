@@ -11,6 +11,8 @@ import struct
 from dataclasses import dataclass
 from fractions import Fraction
 
+from audiossl.audio import behind
+from audiossl.audio.behind import Chunks
 from audiossl.audio.formats import RawFormat
 from audiossl.audio.sources import Readable
 from audiossl.errors import InputError
@@ -21,6 +23,7 @@ MAX_HEADER_BYTES = 4096  # of a chunk that is read rather than passed over
 # Lengths that programs write when they cannot know one: 0, and about 2 GiB or 4 GiB.
 _UNKNOWN_32 = (range(1), range(0x7FFF0000, 0x80000001), range(0xFFFF0000, 0x100000000))
 _UNKNOWN_64 = 1 << 62
+_WRAP = 1 << 32
 
 PCM_CONTAINERS = ("WAV", "RF64", "W64", "AIFF", "AU", "CAF")
 
@@ -33,10 +36,16 @@ _WAVE_GUID_TAILS = (
 
 @dataclass(frozen=True)
 class PcmHeader:
-    """`raw`: None where the samples are compressed. `data_bytes`: claimed, None if not."""
+    """What a header says of the samples.
+
+    raw: how they lie, None where they are compressed
+    data_bytes: how many bytes are claimed, None if none are
+    chunks: how chunks behind the samples look, None in a format without any
+    """
 
     raw: RawFormat | None
     data_bytes: int | None
+    chunks: Chunks | None = None
 
 
 def read_header(container: str, file: Readable) -> PcmHeader:
@@ -75,6 +84,7 @@ def _no_data(container: str) -> InputError:
 
 def _wav(file: Readable) -> PcmHeader:
     order = ">" if _take(file, 12)[:4] == b"RIFX" else "<"
+    chunks = behind.RIFX if order == ">" else behind.WAV
     layout: RawFormat | None = None
     known, long_size = False, None
     for _ in range(MAX_CHUNKS):
@@ -84,9 +94,8 @@ def _wav(file: Readable) -> PcmHeader:
             if not known:
                 raise InputError("the WAV header has no format", code="corrupt")
             if long_size is not None and size == 0xFFFFFFFF:
-                believed = 0 < long_size < _UNKNOWN_64
-                return PcmHeader(layout, long_size if believed else _claimed_32(file, 0))
-            return PcmHeader(layout, _claimed_32(file, size))
+                size = long_size if long_size < _UNKNOWN_64 else 0
+            return PcmHeader(layout, _claimed(file, size, chunks), chunks)
         if name == b"fmt ":
             layout, known = _wave_format(_take(file, min(size, MAX_HEADER_BYTES)), order), True
         elif name == b"ds64":
@@ -95,26 +104,33 @@ def _wav(file: Readable) -> PcmHeader:
     raise _no_data("WAV")
 
 
-def _claimed_32(file: Readable, size: int) -> int | None:
-    """A length as claimed; None where it says that the writer did not know."""
-    if not any(size in unknown for unknown in _UNKNOWN_32):
-        return size
-    # It may be true all the same, of a file that ends there or goes on with another chunk.
+def _claimed(file: Readable, size: int, chunks: Chunks | None) -> int | None:
+    """A length as claimed; None where it says that the writer did not know.
+
+    A file beyond 4 GiB that holds so many times 2^32 bytes more has lost the upper bits.
+    """
+    unknown = any(size in lengths for lengths in _UNKNOWN_32)
+    if file.size is None:
+        return None if unknown else size
     start = file.tell()
-    known = file.size is not None and (
-        start + size == file.size or _is_chunk(file, start + size, file.size)
-    )
+    wrapped = range(size + _WRAP, file.size - start + 1, _WRAP)
+    for length in (*reversed(wrapped), *((size,) if unknown else ())):
+        # It may be true: of a file that ends there or goes on with another chunk.
+        if _ends(file, start + length, chunks):
+            file.seek(start)
+            return length
     file.seek(start)
-    return size if known else None
+    return None if unknown else size
 
 
-def _is_chunk(file: Readable, start: int, end: int) -> bool:
-    """Whether a chunk (rather than samples) stands here: a name of letters, a length that fits."""
-    file.seek(start)
-    head = file.read(8)
-    if len(head) < 8 or not head[:4].isascii() or not head[:4].replace(b" ", b"x").isalnum():
-        return False
-    return start + 8 + int.from_bytes(head[4:], "little") <= end
+def _ends(file: Readable, end: int, chunks: Chunks | None) -> bool:
+    """Whether the samples may end here: the file does, or a chunk (rather than samples) stands."""
+    assert file.size is not None
+    if end == file.size:
+        return True
+    file.seek(end)
+    head = file.read(chunks.head) if chunks else b""
+    return chunks is not None and chunks.body(head, file.size - end) is not None
 
 
 def _wave_format(chunk: bytes, order: str) -> RawFormat | None:
@@ -167,7 +183,8 @@ def _w64(file: Readable) -> PcmHeader:
             if not known:
                 raise InputError("the W64 header has no format", code="corrupt")
             unknown = body <= 0 or size >= _UNKNOWN_64
-            return PcmHeader(layout, _rest_or_none(file, start) if unknown else body)
+            data_bytes = _rest_or_none(file, start) if unknown else body
+            return PcmHeader(layout, data_bytes, behind.W64)
         if body < 0:
             break
         if guid == b"fmt " + _W64_TAIL:
@@ -196,17 +213,21 @@ def _aiff(file: Readable) -> PcmHeader:
                 return PcmHeader(None, None)
             (offset,) = struct.unpack(">I4x", _take(file, 8))
             _pass(file, file.tell(), offset)
-            return PcmHeader(layout, _aiff_bytes(file, layout, frames, size - 8 - offset))
+            data_bytes = _aiff_bytes(file, layout, frames, size - 8 - offset)
+            return PcmHeader(layout, data_bytes, behind.AIFF)
         _pass(file, start, size + size % 2)
     raise _no_data("AIFF")
 
 
 def _aiff_bytes(file: Readable, layout: RawFormat | None, frames: int, size: int) -> int | None:
+    """The chunk's length, or where it is unknown that of the frames which the format counts."""
+    size = max(0, size)
     if layout is None:
-        return _claimed_32(file, max(0, size))
-    claims = [frames * layout.frame_bytes, size]
-    believed = [claim for claim in claims if _claimed_32(file, max(0, claim))]
-    return min(believed) if believed else _rest_or_none(file, file.tell())
+        return _claimed(file, size, behind.AIFF)
+    if found := _claimed(file, size, behind.AIFF):
+        return found
+    counted = frames * layout.frame_bytes
+    return _claimed(file, counted, behind.AIFF) or _rest_or_none(file, file.tell())
 
 
 def _aiff_format(chunk: bytes, compressed: bool) -> tuple[int, RawFormat | None]:
@@ -258,7 +279,7 @@ def _au(file: Readable) -> PcmHeader:
         return PcmHeader(None, None)
     _pass(file, 0, max(24, offset))
     layout = _layout(kind, width, 8 * width, order, rate, channels, unsigned=False)
-    return PcmHeader(layout, _claimed_32(file, size))
+    return PcmHeader(layout, _claimed(file, size, None))
 
 
 def _caf(file: Readable) -> PcmHeader:
@@ -275,9 +296,8 @@ def _caf(file: Readable) -> PcmHeader:
                 raise InputError("the CAF header has no format", code="corrupt")
             _take(file, 4)  # a count of edits
             unknown = size < 0 or size >= _UNKNOWN_64
-            return PcmHeader(
-                layout, _rest_or_none(file, start + 4) if unknown else max(0, size - 4)
-            )
+            data_bytes = _rest_or_none(file, start + 4) if unknown else max(0, size - 4)
+            return PcmHeader(layout, data_bytes, behind.CAF)
         _pass(file, start, size)
     raise _no_data("CAF")
 

@@ -15,10 +15,11 @@ import numpy as np
 import soxr
 
 from audiossl.audio import video
+from audiossl.audio.behind import MISCOUNT_BYTES, after
 from audiossl.audio.containers import sniff
 from audiossl.audio.formats import AudioInfo, Decoder, Limits, RawFormat
-from audiossl.audio.pcm import MISCOUNT_BYTES, PcmDecoder
-from audiossl.audio.pcm_headers import PCM_CONTAINERS, read_header
+from audiossl.audio.pcm import PcmDecoder
+from audiossl.audio.pcm_headers import PCM_CONTAINERS, PcmHeader, read_header
 from audiossl.audio.sndfile import SndfileDecoder
 from audiossl.audio.sources import Pipe, Readable, open_source, unreadable
 from audiossl.audio.windows import Window, windows
@@ -290,27 +291,38 @@ def _decoder(file: Readable) -> Decoder:
     if container not in PCM_CONTAINERS:
         return SndfileDecoder(file, container)
     header = read_header(container, file)
-    start = file.tell()
     if header.raw is None:
-        return SndfileDecoder(file, container, _missing(file, start, header.data_bytes))
-    return _pcm(file, header.raw, container, header.data_bytes)
+        return SndfileDecoder(file, container, _miscounted(file, header))
+    return _pcm(file, header.raw, container, header)
 
 
-def _pcm(file: Readable, raw: RawFormat, container: str, data_bytes: int | None = None) -> Decoder:
+def _pcm(
+    file: Readable, raw: RawFormat, container: str, header: PcmHeader | None = None
+) -> Decoder:
     if isinstance(file, Pipe):
         file.forget()
-    return PcmDecoder(file, raw, container, data_bytes)
+    if header is None:
+        return PcmDecoder(file, raw, container)
+    return PcmDecoder(file, raw, container, header.data_bytes, header.chunks)
 
 
-def _missing(file: Readable, start: int, data_bytes: int | None) -> InputError | None:
-    """Compressed samples that a header claims and the file does not have."""
-    if file.size is None or data_bytes is None:
+def _miscounted(file: Readable, header: PcmHeader) -> InputError | None:
+    """Compressed samples that a header claims and the file does not have, or has behind them."""
+    claimed, start = header.data_bytes, file.tell()
+    if claimed is None:
         return None
-    there = file.size - start
-    if data_bytes - there <= MISCOUNT_BYTES:
-        return None
-    message = f"header says {data_bytes} bytes of samples, {there} are there"
-    return InputError(message, code="truncated")
+    if isinstance(file, Pipe):
+        file.drain()  # as libsndfile needs it
+    there = (file.size or 0) - start
+    if claimed - there > MISCOUNT_BYTES:
+        message = f"header says {claimed} bytes of samples, {there} are there"
+        return InputError(message, code="truncated")
+    file.seek(start + min(claimed, there))
+    found = after(file, header.chunks, pad=claimed % 2)
+    if not found.rest:
+        return found.unread
+    message = f"header says {claimed} bytes of samples, {there} are there: the rest was not read"
+    return InputError(message, code="corrupt")
 
 
 def read(

@@ -35,6 +35,8 @@ DEMUXERS = {
     "OGG-VIDEO": "ogg",
 }
 
+GUESSED = ("ADTS", "AC3")  # no header says how long they are: FFmpeg guesses by the bitrate
+
 # A container's length may be that of the picture, or rounded: only what lacks more is cut.
 SLACK_SECONDS = 0.5
 SLACK_SHARE = 0.01
@@ -84,7 +86,8 @@ class _AvDecoder:
         self._blocks = self._converted(chain([first], frames))
         self._rest = np.zeros((0, len(first.layout.channels)), np.float32)
         seconds = track.duration and float(track.duration * track.time_base)
-        claimed = round(seconds * first.sample_rate) if seconds and seconds > 0 else None
+        known = seconds and seconds > 0 and container not in GUESSED
+        claimed = round(seconds * first.sample_rate) if known else None
         name = track.codec_context.name.upper()
         return AudioInfo(container, name, first.sample_rate, len(first.layout.channels), claimed)
 
@@ -96,13 +99,27 @@ class _AvDecoder:
                 self._failure = InputError(f"damaged: {_words(error)}", code="corrupt")
 
     def _converted(self, frames: Iterator[Any]) -> Iterator[np.ndarray]:
-        """(n, channels) float32 in one layout and rate, whatever the track changes to."""
+        """(n, channels) float32 in the first frame's layout and rate.
+
+        A resampler takes frames of one kind only: each change begins a new one.
+        """
         first = next(frames)
-        resampler = self._av.AudioResampler("flt", first.layout, first.sample_rate)
         channels = len(first.layout.channels)
-        for frame in chain([first], frames, [None]):
-            for done in resampler.resample(frame):
-                yield done.to_ndarray().reshape(-1, channels)
+        resampler, kind = self._resampler(first), _kind(first)
+        for frame in chain([first], frames):
+            done = []
+            if _kind(frame) != kind:
+                done += resampler.resample(None)
+                resampler, kind = self._resampler(first), _kind(frame)
+            frame.pts = None  # a resampler refuses times that jump
+            done += resampler.resample(frame)
+            for piece in done:
+                yield piece.to_ndarray().reshape(-1, channels)
+        for piece in resampler.resample(None):
+            yield piece.to_ndarray().reshape(-1, channels)
+
+    def _resampler(self, first: Any) -> Any:
+        return self._av.AudioResampler("flt", first.layout, first.sample_rate)
 
     def seek(self, frame: int) -> bool:
         return False  # FFmpeg goes to a packet, whose place in time is rounded
@@ -127,6 +144,10 @@ class _AvDecoder:
 
     def close(self) -> None:
         self._container.close()
+
+
+def _kind(frame: Any) -> tuple[str, str, int]:
+    return frame.format.name, frame.layout.name, frame.sample_rate
 
 
 def _words(error: Exception) -> str:

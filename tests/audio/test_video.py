@@ -146,3 +146,33 @@ def test_the_pipe_that_the_error_names_works(clips: dict[str, Path]) -> None:
     data = subprocess.run(command, capture_output=True, check=True).stdout
     expected, _ = audio.read(clips["wav"], 16000)
     assert likeness(audio.read(io.BytesIO(data), 16000)[0], expected) > 0.95
+
+
+CHANGES = {
+    "aac": [("aac", 1, 44100), ("aac", 2, 44100)],
+    "ac3": [("ac3", 2, 44100), ("ac3", 6, 44100)],
+    "adts": [("aac", 2, 48000), ("aac", 2, 44100)],
+}
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("kind", CHANGES)
+def test_rate_and_channels_may_change_on_the_way(kind: str, tmp_path: Path) -> None:
+    """As FFmpeg reads it: all of it, in the rate of the beginning."""
+    pytest.importorskip("av", reason="the [video] extra is not installed")
+    data = b""
+    for number, (codec, channels, rate) in enumerate(CHANGES[kind]):
+        source = f"sine=f={440 + 220 * number}:r={rate}:d=2"
+        form = "adts" if codec == "aac" else codec
+        command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", source, "-ac", str(channels)]
+        command += ["-c:a", codec, "-f", form, "-"]
+        data += subprocess.run(command, check=True, capture_output=True).stdout
+    path = tmp_path / "changes"
+    path.write_bytes(data)
+    wave, rate = audio.read(path)
+    assert rate == CHANGES[kind][0][2]
+    command = ["ffmpeg", "-v", "error", "-i", path, "-ac", "1", "-f", "f32le", "-"]
+    heard = subprocess.run(command, check=True, capture_output=True).stdout
+    expected = np.frombuffer(heard, np.float32)
+    assert abs(len(wave) - len(expected)) <= 64  # filters' tails
+    assert likeness(wave, expected) > 0.95
