@@ -16,6 +16,8 @@ EXIT_SIGINT = 130
 EXIT_SIGPIPE = 141
 EXIT_SIGTERM = 143
 
+LINE = 300  # characters of an error message
+
 
 class AudiosslError(Exception):
     """Base of all expected errors.
@@ -94,3 +96,9 @@ def near(word: str, known: Iterable[str], otherwise: str | None = None) -> str:
 def first_line(error: BaseException) -> str:
     """What an error of another library says, without what follows its first line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def one_line(text: str) -> str:
+    """The first line of a text from outside: printable characters only, of bounded length."""
+    line = (text.splitlines() or [""])[0]
+    return "".join(char if char.isprintable() else "?" for char in line)[:LINE]

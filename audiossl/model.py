@@ -21,6 +21,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from audiossl import frontend as frontends
 from audiossl.errors import ModelError, first_line
 from audiossl.hub import find as hub
+from audiossl.hub import tensors
 from audiossl.hub.config import CONFIG, ModelConfig, read_config
 from audiossl.hub.folder import WEIGHTS, verify
 from audiossl.hub.writing import write_folder
@@ -28,7 +29,14 @@ from audiossl.models.parts import assembly
 
 PARTS = ("encoder.", "head.")  # what the names of stored tensors begin with
 FLOATS = ("F64", "F32", "F16", "BF16")  # read into float32
-NAMED = 3  # tensors in an error message
+INTEGERS = {  # safetensors' names
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 class Model(nn.Module):
@@ -175,43 +183,31 @@ def _laid_out(config: ModelConfig, tensors: int) -> Model:
 
 def _compare(model: Model, file: Any, path: Path) -> None:
     """Names, shapes and types of the stored tensors against those of the model."""
-    expected = _weights(model)
-    names = set(file.keys())
-    _refuse(path, "missing", sorted(set(expected) - names))
-    _refuse(path, "unexpected", sorted(names - set(expected)))
-    stored = {name: file.get_slice(name) for name in expected}
-    shapes = {name: tuple(part.get_shape()) for name, part in stored.items()}
-    wrong_shape = [
-        f"{name} {shapes[name]} instead of {tuple(value.shape)}"
-        for name, value in expected.items()
-        if shapes[name] != tuple(value.shape)
-    ]
-    wrong_type = [
-        f"{name} {stored[name].get_dtype()}"
-        for name, value in expected.items()
-        if (stored[name].get_dtype() in FLOATS) != value.is_floating_point()
-    ]
-    _refuse(path, "wrong shape", wrong_shape)
-    _refuse(path, "wrong type", wrong_type)
+    stored = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+    given = {name: (tuple(s.get_shape()), _kind(s.get_dtype())) for name, s in stored.items()}
+    expected = {
+        name: (tuple(value.shape), INTEGERS.get(value.dtype, "float"))
+        for name, value in _weights(model).items()
+    }
+    tensors.check(str(path), expected, given)
 
 
-def _refuse(path: Path, what: str, names: list[str]) -> None:
-    if names:
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        raise ModelError(f"{path}: {what}: {', '.join(names[:NAMED])}{more}")
+def _kind(stored: str) -> str:
+    """The type of a stored tensor; floats of any width are read into float32."""
+    return "float" if stored in FLOATS else stored
 
 
 def _fill(model: Model, file: Any, path: Path) -> None:
     """Give the model the tensors of the file, copied: the file may go or change afterwards."""
-    tensors = {}
+    filled_in = {}
     for name, value in _weights(model).items():
         # the same strides: some models keep their weights channels-last
         filled = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cpu")
         filled.copy_(file.get_tensor(name))
         if not _finite(filled):
             raise ModelError(f"{path}: {name} holds NaN or infinity")
-        tensors[name] = filled
-    model.load_state_dict(tensors, strict=False, assign=True)
+        filled_in[name] = filled
+    model.load_state_dict(filled_in, strict=False, assign=True)
     _fill_constants(model)
 
 

@@ -11,10 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from audiossl.errors import ModelError
+from audiossl.errors import ModelError, one_line
 from audiossl.hub import pickles
-from audiossl.hub.pickles import one_line
 from audiossl.hub.strict_json import read_json
+from audiossl.hub.tensors import some
 from audiossl.models.parts.published import Checkpoint
 
 SAFE = ".safetensors"
@@ -28,7 +28,6 @@ STANDARD = (  # names a model folder on the Hub gives its weights, best first
 SIDECARS = ("config.json", "preprocessor_config.json")
 INDEX_BYTES = 32 * 2**20  # the index of the largest models has a few million
 HEADER_BYTES = 32 * 2**20  # of a safetensors file: about 100 a tensor
-NAMED = 4  # names in an error message
 
 
 def read(
@@ -142,8 +141,3 @@ def _cleaned(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
                 raise ModelError(f"{path}: {name} holds NaN or infinity")
         clean[name.removeprefix(prefix)] = value
     return clean
-
-
-def some(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(one_line(name) for name in names[:NAMED]) + more

@@ -28,8 +28,10 @@ from torch import Tensor, nn
 from audiossl import frontend as frontends
 from audiossl import labels, models
 from audiossl.errors import AudiosslError, ModelError
-from audiossl.hub.checkpoint_files import read, some
+from audiossl.hub import tensors as compare
+from audiossl.hub.checkpoint_files import read
 from audiossl.hub.config import ModelConfig, config_json, parse, refuse_code
+from audiossl.hub.tensors import refuse, some
 from audiossl.hub.writing import write_folder
 from audiossl.models.parts import assembly
 from audiossl.models.parts.published import Checkpoint, Layout, Published
@@ -184,7 +186,7 @@ def _rename(
             if int(place or 0) in parts:
                 twice.append(name)
             parts[int(place or 0)] = value
-    _refuse(layout.name, {"unexpected": unexpected, "twice": twice})
+    refuse(layout.name, {"unexpected": unexpected, "twice": twice})
     joined = {
         name: _joined(name, [parts[place] for place in sorted(parts)])
         for name, parts in found.items()
@@ -221,26 +223,11 @@ def _check(tensors: Mapping[str, Tensor], config: ModelConfig) -> None:
         raise ModelError(f"config: {error}") from error
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(f"config: {type(error).__name__}: {error}") from error
-    both = [(name, tensors[name], value) for name, value in expected.items() if name in tensors]
-    shapes = [
-        f"{name} {tuple(given.shape)} instead of {tuple(value.shape)}"
-        for name, given, value in both
-        if given.shape != value.shape
-    ]
-    types = [f"{name} {given.dtype}" for name, given, value in both if given.dtype != value.dtype]
-    wrong = {
-        "missing": sorted(set(expected) - set(tensors)),
-        "unexpected": sorted(set(tensors) - set(expected)),
-        "wrong shape": shapes,
-        "wrong type": types,
-    }
-    _refuse(config.architecture["name"], wrong)
+    compare.check(config.architecture["name"], _facts(expected), _facts(tensors))
 
 
-def _refuse(what: str, wrong: Mapping[str, list[str]]) -> None:
-    found = [f"{len(names)} {kind}: {some(names)}" for kind, names in wrong.items() if names]
-    if found:
-        raise ModelError(f"{what}: {'; '.join(found)}")
+def _facts(tensors: Mapping[str, Tensor]) -> compare.Facts:
+    return {name: (tuple(value.shape), str(value.dtype)) for name, value in tensors.items()}
 
 
 def _labels(

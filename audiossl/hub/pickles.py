@@ -27,7 +27,7 @@ import torch
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
-from audiossl.errors import ModelError, OutputError
+from audiossl.errors import ModelError, OutputError, one_line
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 CONTAINERS = [argparse.Namespace, OrderedDict]  # what training scripts put around their tensors
@@ -44,7 +44,6 @@ BLOCKED = (  # audit events that reading tensors never causes
     "subprocess.",
     "urllib.",
 )
-LINE = 300  # characters of an error message
 NO_SPACE = "No space left"  # of the operating system, as safetensors passes it on
 CHILD = (  # -I keeps the environment out; the parent's own path finds this package
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -145,9 +144,3 @@ def _in_one_line(error: Exception) -> str:
     if isinstance(error, UnpicklingError):
         return "not a checkpoint that torch can read without running code: refused"
     return f"{type(error).__name__}: {one_line(text) or 'no reason given'}"
-
-
-def one_line(text: str) -> str:
-    """The first line of a text that a file may have put together: printable, of bounded length."""
-    line = (text.splitlines() or [""])[0]
-    return "".join(char if char.isprintable() else "?" for char in line)[:LINE]
