@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from audiossl.config.sections import Augment
 from audiossl.data import reading
 from audiossl.data import rows as tables
 from audiossl.data.augment import augment_wave
-from audiossl.data.clip import Forward, clip_blocks, clip_seconds, fill, read_clip
+from audiossl.data.clip import Forward, RowReader, clip_blocks, clip_seconds, fill, read_clip, runs
 from audiossl.data.draws import SKIPPED, Draw
 from audiossl.data.rows import UNKNOWN, Row
 from audiossl.data.spectrogram_cache import Features
@@ -39,14 +40,18 @@ class _Decoded:
     def fill_cache(self) -> None:
         """Decode every clip once and keep it as float16 (a clip of 10 s at 16 kHz: 320 kB)."""
 
-        def decode(row: Row) -> np.ndarray | str:
+        def decode(places: list[int]) -> list[np.ndarray | str]:
+            reader = RowReader(self.rate)
+            return [decoded(reader, self.rows[place]) for place in places]
+
+        def decoded(reader: RowReader, row: Row) -> np.ndarray | str:
             try:
-                return read_clip(row, self.rate).astype(np.float16)
+                return reader.read(row).astype(np.float16)
             except InputError as error:
                 return error.message
 
         with ThreadPoolExecutor() as pool:
-            for place, clip in enumerate(pool.map(decode, self.rows)):
+            for place, clip in enumerate(chain.from_iterable(pool.map(decode, runs(self.rows)))):
                 if isinstance(clip, str):
                     self.bad[place] = clip
                 else:
@@ -171,6 +176,7 @@ class Windows(_Decoded, Dataset[dict[str, Any]]):
     ) -> None:
         super().__init__(rows, labels, rate, features)
         self.samples, self.short = max(1, round(window_seconds * rate)), short
+        self.reader = RowReader(rate)
         self.last: tuple[int, np.ndarray] | None = None
         self.long: tuple[int, Forward] | None = None  # the long clip that is being read
         self.whole: set[int] = set()  # long clips that were decoded to their end
@@ -210,7 +216,7 @@ class Windows(_Decoded, Dataset[dict[str, Any]]):
         if self.lengths[place] > CROP_LIMIT * self.samples:
             return self._forward(place, start).part(start, self.samples)
         if self.last is None or self.last[0] != place:
-            self.last = (place, read_clip(self.rows[place], self.rate))
+            self.last = (place, self.reader.read(self.rows[place]))
         return self.last[1][start : start + self.samples]
 
     def _forward(self, place: int, start: int) -> Forward:

@@ -30,7 +30,7 @@ from torch import nn
 
 import audiossl
 from audiossl.audio import reading as audio
-from audiossl.data.clip import open_clip
+from audiossl.data.clip import RowReader, runs
 from audiossl.data.rows import Row
 from audiossl.errors import InputError, OutputError
 from audiossl.evaluate import tokens as token_files
@@ -39,7 +39,6 @@ from audiossl.inference.sliding import BATCH_SIZE, Inference
 from audiossl.model import Model
 from audiossl.pipeline import workers as batch
 
-KINDS = ("pooled", "tokens")
 POOLED, ERRORS = "pooled.npy", "errors.json"
 AHEAD = 2  # batches that may be under way, a worker
 LARGEST = 65504.0  # of float16
@@ -59,6 +58,13 @@ class Piece(NamedTuple):
 
     place: int
     wave: NDArray[np.float32]
+
+
+class Read(NamedTuple):
+    """The row at `place` has given its last window; `error`: why it must not count."""
+
+    place: int
+    error: InputError | None = None
 
 
 class Encoded(NamedTuple):
@@ -107,36 +113,42 @@ class Extractor:
     def _groups(self, rows: Sequence[Row]) -> Iterator[list[Piece]]:
         """Up to a batch of pieces of one length, of one or of several files."""
 
-        def read(place: int) -> Iterator[Piece]:
-            return (Piece(place, wave) for wave in self._windows(rows[place]))
+        def read(places: list[int]) -> Iterator[Piece | Read]:
+            reader = RowReader(self.model.rate)
+            for place in places:
+                try:
+                    for wave in self._windows(reader.blocks(rows[place])):
+                        yield Piece(place, wave)
+                    yield Read(place)
+                except InputError as error:
+                    yield Read(place, error)
 
         group: list[Piece] = []
-        for place, pieces in batch.ordered(read, range(len(rows)), self.jobs):
-            try:
-                for piece in pieces:
-                    if group and len(group[0].wave) != len(piece.wave):
-                        yield group
-                        group = []
-                    group.append(piece)
-                    if len(group) == self.batch_size:
-                        yield group
-                        group = []
-            except InputError as error:
-                self.errors[place] = error
-            self.progress(os.path.basename(rows[place].name))
+        for _, found in batch.ordered(read, runs(rows), self.jobs):
+            for item in found:
+                if isinstance(item, Read):
+                    if item.error is not None:
+                        self.errors[item.place] = item.error
+                    self.progress(os.path.basename(rows[item.place].name))
+                    continue
+                if group and len(group[0].wave) != len(item.wave):
+                    yield group
+                    group = []
+                group.append(item)
+                if len(group) == self.batch_size:
+                    yield group
+                    group = []
         if group:
             yield group
 
-    def _windows(self, row: Row) -> Iterator[NDArray[np.float32]]:
+    def _windows(self, blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
         rate = self.model.rate
         seconds = Inference(self.model).window(self.window)
         found = False
-        for window in audio.windows(clip_blocks(row, rate), rate, seconds):
+        for window in audio.windows(blocks, rate, seconds):
             if not found or len(window.wave) >= seconds * rate / 2:
                 yield window.wave
             found = True
-        if not found:
-            raise InputError("no sample in this part of the file", code="empty")
 
     @torch.inference_mode()
     def _encode(self, group: list[Piece]) -> list[Encoded]:
@@ -165,22 +177,6 @@ class Extractor:
             else:
                 message = f"the features that {name} gives are not finite numbers"
                 self.errors[item.place] = InputError(message, code="not-finite")
-
-
-def clip_blocks(row: Row, rate: int) -> Iterator[NDArray[np.float32]]:
-    """Blocks of samples at `rate` of a row, from its start to its end. Raises InputError."""
-    first = round((row.start or 0.0) * rate)
-    stop = None if row.end is None else round(row.end * rate)
-    seen = 0
-    with open_clip(row) as source, audio.stream(source, rate) as blocks:
-        for block in blocks:
-            last = len(block) if stop is None else max(0, stop - seen)
-            part = block[max(0, first - seen) : last]
-            seen += len(block)
-            if len(part):
-                yield part
-            if stop is not None and seen >= stop:
-                return
 
 
 def token_grid(encoder: nn.Module, frames: int, tokens: int) -> tuple[int, int]:
