@@ -20,7 +20,7 @@ from audiossl.data.augment import augment_wave
 from audiossl.data.clip import Forward, RowReader, clip_blocks, clip_seconds, fill, read_clip, runs
 from audiossl.data.draws import SKIPPED, Draw
 from audiossl.data.rows import UNKNOWN, Row
-from audiossl.data.spectrogram_cache import Features
+from audiossl.data.spectrogram_cache import SpectrogramCache
 from audiossl.errors import InputError
 
 CROP_LIMIT = 4  # a clip longer than this many crops or windows is not decoded into memory
@@ -30,7 +30,11 @@ class _Decoded:
     """Rows as waves at one rate: decoded when asked for, or once and kept; or their `features`."""
 
     def __init__(
-        self, rows: Sequence[Row], labels: Sequence[str], rate: int, features: Features | None
+        self,
+        rows: Sequence[Row],
+        labels: Sequence[str],
+        rate: int,
+        features: SpectrogramCache | None,
     ) -> None:
         self.rows, self.rate, self.features = list(rows), rate, features
         self.columns = {label: i for i, label in enumerate(labels)}
@@ -86,7 +90,7 @@ class Clips(_Decoded, Dataset[dict[str, Any]]):
         seed: int = 0,
         short: str = "repeat",
         augment: Augment | None = None,
-        features: Features | None = None,
+        features: SpectrogramCache | None = None,
     ) -> None:
         super().__init__(rows, labels, rate, features)
         self.samples, self.seed = max(1, round(crop_seconds * rate)), seed
@@ -172,7 +176,7 @@ class Windows(_Decoded, Dataset[dict[str, Any]]):
         rate: int,
         window_seconds: float,
         short: str,
-        features: Features | None = None,
+        features: SpectrogramCache | None = None,
     ) -> None:
         super().__init__(rows, labels, rate, features)
         self.samples, self.short = max(1, round(window_seconds * rate)), short

@@ -7,7 +7,7 @@ numbers of other names become `Row.extra`. {"clips": [{...}, {...}]} stands for 
 sound. A `.cls` file is a label, too.
 
 The library `webdataset` writes the shards and expands names in braces. It can read them as well,
-but as a stream whose order hangs on the number of workers; a run of ours must go on from (epoch,
+but as a stream whose order depends on the number of workers; a run of ours must go on from (epoch,
 position) to the same bytes, so here every clip has a number and is read where it lies.
 """
 
@@ -136,7 +136,7 @@ def _written(rows: Iterable[Row], folder: Path, name: str, shard_bytes: int) -> 
 
 
 def _numbered(folder: Path, name: str) -> list[Path]:
-    """The shards of this name: `esc-50-000000.tar` is none of `esc`."""
+    """The shards of this name: `esc-50-000000.tar` belongs to `esc-50`, not to `esc`."""
     pattern = re.compile(rf"{re.escape(name)}-[0-9]{{6}}{re.escape(TAR)}")
     return sorted(path for path in folder.iterdir() if pattern.fullmatch(path.name))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -43,8 +44,8 @@ POOLED, ERRORS = "pooled.npy", "errors.json"
 AHEAD = 2  # batches that may be under way, a worker
 LARGEST = 65504.0  # of float16
 VERSION = 1  # of what is kept on disk
-# Errors that stay as long as what `_key` knows: files and decoders. Others, such as of permissions
-# or of a disk that fails, pass.
+# Errors that will come again while file and decoder are the same, so they are cached. Others
+# (permissions, a failing disk) may go away.
 LASTING = {
     *("corrupt", "truncated", "empty", "short", "not-finite", "limits"),
     *("missing", "not-a-file", "unsupported"),
@@ -80,10 +81,14 @@ class Encoded(NamedTuple):
 class Extractor:
     """Runs a model over rows.
 
-    kind: "pooled" or "tokens". window: seconds, default the model's own; windows stand side by
-    side, and a rest of less than half a window is left out. jobs: threads; they change no result.
-    progress: is told the name of each file that has been read. errors: why rows gave nothing, by
-    their place.
+    model: its encoder gives the features, at its own rate.
+    kind: "pooled" or "tokens".
+    window: seconds, default the model's own. Windows stand side by side; a rest of less than half a
+        window is left out.
+    batch_size: windows that go through the encoder at once.
+    jobs: threads; they change no result.
+    progress: is told the name of each file that has been read.
+    errors: filled with why rows gave nothing, by their place.
     """
 
     model: Model
@@ -217,9 +222,13 @@ class Features:
 def extract(extractor: Extractor, rows: Sequence[Row], digest: str, folder: Path) -> Features:
     """Features of `rows`, kept in `folder`, and taken from there when they are there already.
 
-    digest: of the model's weights; with it the files' names, sizes and dates, the windows, decoders
-    and our version decide what is the same. Where a file changed meanwhile, or has an error that
-    may pass, nothing is kept. Raises OutputError.
+    rows: clips, in the order of the features.
+    digest: of the model's weights. The files' names, sizes and dates, the windows, decoders and our
+        version must also be the same for kept features to be used.
+    folder: made if it is not there.
+
+    Where a file changed meanwhile, or has an error that may pass, nothing is kept.
+    Raises OutputError.
     """
     key = _key(extractor, rows, digest)
     place = folder / f"{extractor.kind}-{key}"
@@ -287,12 +296,18 @@ def _key(extractor: Extractor, rows: Sequence[Row], digest: str) -> str:
     facts += [extractor.window, extractor.batch_size, soundfile.__libsndfile_version__]
     with contextlib.suppress(metadata.PackageNotFoundError):
         facts.append(metadata.version("av"))
+    state = functools.cache(_state)  # once, of many rows
     for row in rows:
-        try:
-            status = os.stat(row.path)
-            facts.append([status.st_size, status.st_mtime_ns])
-        except OSError as error:
-            facts.append(error.errno)
+        facts.append(state(row.path))
         facts.append([os.path.abspath(row.path), row.start, row.end, row.member])
     described = json.dumps(facts, default=dataclasses.astuple)
     return hashlib.sha256(described.encode("ascii")).hexdigest()[:24]
+
+
+def _state(path: Path) -> object:
+    """Size and time of change of a file, or the number of the error."""
+    try:
+        status = os.stat(path)
+        return [status.st_size, status.st_mtime_ns]
+    except OSError as error:
+        return error.errno
