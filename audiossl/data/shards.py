@@ -97,6 +97,12 @@ def write(
 ) -> list[Path]:
     """Write clips as NAME-000000.tar and so on, each about `shard_bytes`: what was written.
 
+    rows: what is written; rows of one sound stand together.
+    folder: must be there.
+    name: of the shards, a file's name.
+    shard_bytes: a shard ends after the sound that reaches so many.
+    overwrite: whether old shards of this name may be replaced.
+
     Sounds are copied as they are; several rows of one file share it. The same rows give the same
     bytes: no time is written. All are written under other names first, so that a failure leaves
     what was there, and the rows may lie in the very shards that they replace.

@@ -60,9 +60,13 @@ class Stored(NamedTuple):
 class SpectrogramCache:
     """Spectrograms of crops and windows of `samples` samples, as a frontend's config has them.
 
-    short: how shorter clips are filled (`clip.fill`). folder: where they are kept, default: FOLDER
-    in the cache folder. Where a spectrogram is given it is (mel, frames) float32, normalised.
-    Methods raise InputError when a clip cannot be read, OutputError when nothing can be kept.
+    frontend: its config.
+    samples: of a crop or window, at the frontend's rate.
+    short: how shorter clips are filled (`clip.fill`).
+    folder: where they are kept; default: FOLDER in the cache folder.
+
+    Where a spectrogram is given it is (mel, frames) float32, normalised. Methods raise InputError
+    when a clip cannot be read, OutputError when nothing can be kept.
     """
 
     def __init__(
