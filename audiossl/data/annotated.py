@@ -14,6 +14,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from audiossl.data import folder as folders
+from audiossl.data.manifest import SEPARATOR
 from audiossl.data.rows import SHOWN, Row
 from audiossl.errors import InputError, UsageError
 from audiossl.output import annotations
@@ -50,7 +51,7 @@ def read(
             sound = _sound(known, path, item)
             if sound is None:
                 lost.append(f"{path}: {item.file or path.stem}")
-            elif item.end <= item.start or not item.label.strip():
+            elif not _fits(item):
                 dropped.append(f"{path}: {item.label.strip() or 'no label'} at {item.start:g} s")
             else:
                 labels = (item.label.strip(),)
@@ -60,7 +61,7 @@ def read(
     said = [
         *_said("label files cannot be read", broken),
         *_said("annotations without a sound", lost),
-        *_said("annotations without a length or a label", dropped),
+        *_said("annotations that a manifest cannot hold", dropped),
         *_said("sounds without an annotation", [name for name, own in found.items() if not own]),
     ]
     if not rows:
@@ -98,6 +99,12 @@ def _sound(sounds: Sequence[Row], track: Path, item: Annotation) -> Row | None:
     if len(named) > 1:
         named = [row for row in named if row.path.parent == track.parent]
     return named[0] if len(named) == 1 else None
+
+
+def _fits(item: Annotation) -> bool:
+    """Whether a manifest can hold it: not a point, nor without a label, nor one with ";"."""
+    label = item.label.strip()
+    return 0 <= item.start < item.end and bool(label) and SEPARATOR not in label
 
 
 def _shared(path: Sequence[str], other: Sequence[str]) -> int:

@@ -80,7 +80,7 @@ def test_each_annotation_is_a_row_of_its_sound(
 
 def test_what_is_left_out_is_counted(sounds: Path, tracks: Path) -> None:
     (tracks / "noon.txt").write_text("0.1\t0.6\twren\n")
-    (tracks / "dusk.txt").write_text("0.1\t0.6\twren\n1.0\t1.0\tclick\n1.0\t2.0\t\n")
+    (tracks / "dusk.txt").write_text("0.1\t0.6\twren\n1.0\t1.0\tclick\n1.0\t2.0\t\n1.0\t2.0\ta;b\n")
     (tracks / "bad.txt").write_text("no label track\n")
     (tracks / "rain.txt").write_text("0.1\t0.6\tof which of two sounds?\n")
     rows, said = annotated.read(sounds, [tracks])
@@ -89,7 +89,7 @@ def test_what_is_left_out_is_counted(sounds: Path, tracks: Path) -> None:
     assert [": ".join(sentence.split(": ")[:2]) for sentence in said] == [
         "label files cannot be read: 1",
         "annotations without a sound: 2",
-        "annotations without a length or a label: 2",
+        "annotations that a manifest cannot hold: 3",
     ]
 
 
