@@ -101,7 +101,7 @@ def write_tables(data: Path, out: Path) -> None:
         rows = read(data, source)
         train = [row for row in rows if row.fold in source.train]
         test = [row for row in rows if row.fold in source.test]
-        splitting.check_disjoint(train, test)
+        splitting.apart(train, test)
         unlabelled += [Row(row.path) for row in train]
         manifest.write(folder / f"{source.name}-test.csv", test, root=data)
         for draw in range(DRAWS):

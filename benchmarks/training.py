@@ -36,7 +36,7 @@ from audiossl.data.clips import Clips
 from audiossl.data.draws import Stream
 from audiossl.data.loader import train_loader
 from audiossl.data.rows import Row
-from audiossl.data.spectrogram_cache import Features
+from audiossl.data.spectrogram_cache import SpectrogramCache
 from audiossl.methods.audio_mae import reconstruct
 from audiossl.methods.parts.masking import random_mask
 from audiossl.models.parts.decoders import Decoder
@@ -118,7 +118,9 @@ def data_seconds(
     frontend = frontends.build({"preset": "audiomae"})
     kept = None
     if cache == "features":
-        kept = Features(frontend.config(), round(CROP_SECONDS * RATE), "repeat", str(folder))
+        kept = SpectrogramCache(
+            frontend.config(), round(CROP_SECONDS * RATE), "repeat", str(folder)
+        )
     items = Clips(rows, (), RATE, CROP_SECONDS, features=kept)
     if cache == "memory":
         items.fill_cache()

@@ -114,20 +114,39 @@ def check(name: str, root: str | None, checksums: bool, format_: str, quiet: boo
 @source
 @root
 @click.option(
+    "--annotations",
+    metavar="FILE|FOLDER",
+    type=click.Path(),
+    multiple=True,
+    help="Label tracks of the sounds in the folder SOURCE; may be given several times.",
+)
+@click.option(
     "-o", "--out", metavar="FILE", type=click.Path(), help="File to write.  [default: stdout]"
 )
 @options.common
-def manifest(source: str, root: str | None, out: str | None, quiet: bool) -> None:
+def manifest(
+    source: str, root: str | None, annotations: tuple[str, ...], out: str | None, quiet: bool
+) -> int:
     """Write a manifest (CSV) of a data set or folder.
 
-    Its columns are path, labels, fold, group and split. Paths are relative to the set's folder,
-    which is shown on stderr: a recipe needs it as data.root.
+    Its columns are path, start, end, labels, known, fold, group and split. Paths are relative to
+    the set's folder, which is shown on stderr: a recipe needs it as data.root.
+
+    With --annotations every annotation becomes a row: Raven selection tables, Audacity labels,
+    Praat TextGrids, CSV and TSV, found by the sound's name. Exit code 3 if something was left out.
     """
     from audiossl.atomic import atomic_write
-    from audiossl.data import datasets
+    from audiossl.data import annotated, datasets
     from audiossl.data import manifest as manifests
+    from audiossl.errors import EXIT_OK, EXIT_SOME_FAILED
 
-    rows, folder = datasets.rows_of(source, root)
+    left_out: list[str] = []
+    if annotations:
+        folder = Path(source).expanduser()
+        tracks = [Path(name).expanduser() for name in annotations]
+        rows, left_out = annotated.read(folder, tracks, Path(out) if out else None)
+    else:
+        rows, folder = datasets.rows_of(source, root)
     content = manifests.encode(rows, folder)
     if out is None:
         sys.stdout.buffer.write(content)
@@ -136,6 +155,9 @@ def manifest(source: str, root: str | None, out: str | None, quiet: bool) -> Non
             file.write(content)
     if not quiet:
         click.echo(f"audiossl: {len(rows):,} rows; paths start from {folder}", err=True)
+    for sentence in left_out:
+        click.echo(f"audiossl: warning: {sentence}", err=True)
+    return EXIT_SOME_FAILED if left_out else EXIT_OK
 
 
 @command.command()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from audiossl.errors import InputError
 
 BUFFER = 1 << 16  # bytes read at a time of a clip within another file
 MIN_BLOCK = 1.0  # seconds decoded at a time
+HELD_SECONDS = 60.0  # longest row that RowReader holds in memory
 
 
 @contextlib.contextmanager
@@ -71,7 +74,17 @@ def clip_blocks(row: Row, rate: int) -> Iterator[np.ndarray]:
             if seen == stop:
                 break
     if not seen:
-        raise InputError("no sample in this part of the file", code="empty")
+        raise _nothing()
+
+
+def _nothing() -> InputError:
+    return InputError("no sample in this part of the file", code="empty")
+
+
+def runs(rows: Sequence[Row]) -> Iterator[list[int]]:
+    """The places of rows, those of one file that follow each other together."""
+    for _, places in groupby(range(len(rows)), key=lambda place: rows[place].name):
+        yield list(places)
 
 
 def read_clip(row: Row, rate: int) -> np.ndarray:
@@ -106,3 +119,52 @@ class Forward:
             self._held = np.concatenate([kept, block])
         at = start - self.begin
         return self._held[at : at + samples]
+
+
+class RowReader:
+    """Rows at `rate`, read one after another in one thread.
+
+    FLAC and plain PCM are read from where a row begins. Other formats can only be decoded from
+    their start: there the file stays open, and rows that come in the order of their starts decode
+    it once. They may overlap.
+    """
+
+    def __init__(self, rate: int) -> None:
+        self.rate = rate
+        self._name = ""
+        self._seeks: bool | None = None  # None: not known yet
+        self._forward: Forward | None = None
+
+    def blocks(self, row: Row) -> Iterator[np.ndarray]:
+        """(samples,) float32 at a time. Raises InputError as `clip_blocks` does."""
+        if row.name != self._name:
+            self._name, self._seeks, self._forward = row.name, None, None
+        if row.end is None or self._is_direct(row, row.end):
+            yield from clip_blocks(row, self.rate)
+        else:
+            yield self._onward(row, row.end)
+
+    def read(self, row: Row) -> np.ndarray:
+        """(samples,) float32. Raises InputError."""
+        return np.concatenate(list(self.blocks(row)))
+
+    def _is_direct(self, row: Row, end: float) -> bool:
+        """Whether opening the file for this row alone costs no more than the row itself."""
+        start = row.start or 0.0
+        if start <= audio.SEEK_SECONDS or end - start > HELD_SECONDS:
+            return True
+        if self._seeks is None:
+            with open_clip(row) as source, audio.stream(source, self.rate, start=start) as blocks:
+                self._seeks = blocks.seconds > 0
+        return self._seeks
+
+    def _onward(self, row: Row, end: float) -> np.ndarray:
+        first = round((row.start or 0.0) * self.rate)
+        forward, self._forward = self._forward, None  # after an error the file is opened anew
+        if forward is None or forward.begin > first:
+            forward = Forward(replace(row, start=None, end=None), self.rate)
+        wave = forward.part(first, round(end * self.rate) - first)
+        self._forward = forward
+        if not len(wave):
+            raise _nothing()
+        return wave

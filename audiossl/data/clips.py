@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,10 @@ from audiossl.config.sections import Augment
 from audiossl.data import reading
 from audiossl.data import rows as tables
 from audiossl.data.augment import augment_wave
-from audiossl.data.clip import Forward, clip_blocks, clip_seconds, fill, read_clip
+from audiossl.data.clip import Forward, RowReader, clip_blocks, clip_seconds, fill, read_clip, runs
 from audiossl.data.draws import SKIPPED, Draw
 from audiossl.data.rows import UNKNOWN, Row
-from audiossl.data.spectrogram_cache import Features
+from audiossl.data.spectrogram_cache import SpectrogramCache
 from audiossl.errors import InputError
 
 CROP_LIMIT = 4  # a clip longer than this many crops or windows is not decoded into memory
@@ -29,7 +30,11 @@ class _Decoded:
     """Rows as waves at one rate: decoded when asked for, or once and kept; or their `features`."""
 
     def __init__(
-        self, rows: Sequence[Row], labels: Sequence[str], rate: int, features: Features | None
+        self,
+        rows: Sequence[Row],
+        labels: Sequence[str],
+        rate: int,
+        features: SpectrogramCache | None,
     ) -> None:
         self.rows, self.rate, self.features = list(rows), rate, features
         self.columns = {label: i for i, label in enumerate(labels)}
@@ -39,14 +44,18 @@ class _Decoded:
     def fill_cache(self) -> None:
         """Decode every clip once and keep it as float16 (a clip of 10 s at 16 kHz: 320 kB)."""
 
-        def decode(row: Row) -> np.ndarray | str:
+        def decode(places: list[int]) -> list[np.ndarray | str]:
+            reader = RowReader(self.rate)
+            return [decoded(reader, self.rows[place]) for place in places]
+
+        def decoded(reader: RowReader, row: Row) -> np.ndarray | str:
             try:
-                return read_clip(row, self.rate).astype(np.float16)
+                return reader.read(row).astype(np.float16)
             except InputError as error:
                 return error.message
 
         with ThreadPoolExecutor() as pool:
-            for place, clip in enumerate(pool.map(decode, self.rows)):
+            for place, clip in enumerate(chain.from_iterable(pool.map(decode, runs(self.rows)))):
                 if isinstance(clip, str):
                     self.bad[place] = clip
                 else:
@@ -81,7 +90,7 @@ class Clips(_Decoded, Dataset[dict[str, Any]]):
         seed: int = 0,
         short: str = "repeat",
         augment: Augment | None = None,
-        features: Features | None = None,
+        features: SpectrogramCache | None = None,
     ) -> None:
         super().__init__(rows, labels, rate, features)
         self.samples, self.seed = max(1, round(crop_seconds * rate)), seed
@@ -167,10 +176,11 @@ class Windows(_Decoded, Dataset[dict[str, Any]]):
         rate: int,
         window_seconds: float,
         short: str,
-        features: Features | None = None,
+        features: SpectrogramCache | None = None,
     ) -> None:
         super().__init__(rows, labels, rate, features)
         self.samples, self.short = max(1, round(window_seconds * rate)), short
+        self.reader = RowReader(rate)
         self.last: tuple[int, np.ndarray] | None = None
         self.long: tuple[int, Forward] | None = None  # the long clip that is being read
         self.whole: set[int] = set()  # long clips that were decoded to their end
@@ -210,7 +220,7 @@ class Windows(_Decoded, Dataset[dict[str, Any]]):
         if self.lengths[place] > CROP_LIMIT * self.samples:
             return self._forward(place, start).part(start, self.samples)
         if self.last is None or self.last[0] != place:
-            self.last = (place, read_clip(self.rows[place], self.rate))
+            self.last = (place, self.reader.read(self.rows[place]))
         return self.last[1][start : start + self.samples]
 
     def _forward(self, place: int, start: int) -> Forward:

@@ -38,9 +38,14 @@ class Items(Protocol):
 class Stream(Sampler[list[Draw]]):
     """Endless batches of draws over `size` items: epoch after epoch, each in its own order.
 
-    start: draws already used. With `weights` (size,) an epoch draws with replacement. Of several
-    processes number `turn` of `turns` takes every `turns`-th batch, so that together they use the
-    draws that one alone would.
+    size: number of items.
+    batch_size: draws a batch.
+    seed: with the epoch it decides the order.
+    start: draws already used.
+    weights: (size,) sum 1; with them an epoch draws with replacement.
+    turn: number of this process.
+    turns: number of processes; each takes every `turns`-th batch, so that together they use the
+        draws that one alone would.
     """
 
     def __init__(

@@ -23,7 +23,8 @@ def read(path: str | os.PathLike[str], root: str | None = None) -> list[Row]:
     if place.is_dir():
         return folder.read(place)
     rows = read_csv(place, Path(root).expanduser() if root else place.parent)
-    missing = [row.path for row in rows if not row.path.is_file()]
+    there = {path: path.is_file() for path in {row.path for row in rows}}  # once, of many rows
+    missing = [row.path for row in rows if not there[row.path]]
     if missing:
         names = ", ".join(str(name) for name in missing[:SHOWN])
         more = ", ..." if len(missing) > SHOWN else ""

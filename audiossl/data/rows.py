@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections import Counter
@@ -98,9 +99,10 @@ def fingerprint(rows: Iterable[Row]) -> str:
     is not seen. Folders, folds and splits count only where they change which rows there are.
     """
     digest = hashlib.sha256()
+    sizes = functools.cache(lambda path: path.stat().st_size)  # once, of many rows
     for row in rows:
         name = row.path.name if row.member is None else group_of(replace(row, group=""))
-        size = row.path.stat().st_size if row.member is None else row.member.size
+        size = sizes(row.path) if row.member is None else row.member.size
         facts = [name, row.start, row.end, row.labels, row.known, row.group, size]
         digest.update(json.dumps(facts).encode("ascii"))
     return digest.hexdigest()

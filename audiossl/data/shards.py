@@ -7,7 +7,7 @@ numbers of other names become `Row.extra`. {"clips": [{...}, {...}]} stands for 
 sound. A `.cls` file is a label, too.
 
 The library `webdataset` writes the shards and expands names in braces. It can read them as well,
-but as a stream whose order hangs on the number of workers; a run of ours must go on from (epoch,
+but as a stream whose order depends on the number of workers; a run of ours must go on from (epoch,
 position) to the same bytes, so here every clip has a number and is read where it lies.
 """
 
@@ -97,6 +97,12 @@ def write(
 ) -> list[Path]:
     """Write clips as NAME-000000.tar and so on, each about `shard_bytes`: what was written.
 
+    rows: what is written; rows of one sound stand together.
+    folder: must be there.
+    name: of the shards, a file's name.
+    shard_bytes: a shard ends after the sound that reaches so many.
+    overwrite: whether old shards of this name may be replaced.
+
     Sounds are copied as they are; several rows of one file share it. The same rows give the same
     bytes: no time is written. All are written under other names first, so that a failure leaves
     what was there, and the rows may lie in the very shards that they replace.
@@ -136,7 +142,7 @@ def _written(rows: Iterable[Row], folder: Path, name: str, shard_bytes: int) -> 
 
 
 def _numbered(folder: Path, name: str) -> list[Path]:
-    """The shards of this name: `esc-50-000000.tar` is none of `esc`."""
+    """The shards of this name: `esc-50-000000.tar` belongs to `esc-50`, not to `esc`."""
     pattern = re.compile(rf"{re.escape(name)}-[0-9]{{6}}{re.escape(TAR)}")
     return sorted(path for path in folder.iterdir() if pattern.fullmatch(path.name))
 

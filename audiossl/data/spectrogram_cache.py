@@ -8,10 +8,10 @@ crop that begins at a whole frame is a part. A clip that has but one crop, and t
 evaluation, are cut and filled as waves first and kept one by one: whatever a frontend does at the
 ends of a wave, it did. So the result is that of the waves, to the rounding of float16.
 
-A file's name is a hash of all that its content hangs on: the sound's file, size and time of change,
-the part of it, the frontend, this version of audiossl. It appears when it is whole, so processes
-may meet at it; each checks it the first time it is read, and makes it anew when it is damaged. None
-stays open.
+A file's name is a hash of all that its content depends on: the sound's file, size and time of
+change, the part of it, the frontend, this version of audiossl. It appears when it is whole, so
+processes may meet at it; each checks it the first time it is read, and makes it anew when it is
+damaged. None stays open.
 """
 
 from __future__ import annotations
@@ -50,19 +50,23 @@ FOOTER = Struct("<8sQQQI")  # MAGIC, samples of the wave, frames, mels, CRC-32 o
 Part = tuple[int, np.ndarray]  # samples of a wave, and (frames, mel) float16 of them
 
 
-class Kept(NamedTuple):
+class Stored(NamedTuple):
     """samples: of the wave. frames: (frames, mel) float16, mapped from disk."""
 
     samples: int
     frames: np.ndarray
 
 
-class Features:
+class SpectrogramCache:
     """Spectrograms of crops and windows of `samples` samples, as a frontend's config has them.
 
-    short: how shorter clips are filled (`clip.fill`). folder: where they are kept, default: FOLDER
-    in the cache folder. Where a spectrogram is given it is (mel, frames) float32, normalised.
-    Methods raise InputError when a clip cannot be read, OutputError when nothing can be kept.
+    frontend: its config.
+    samples: of a crop or window, at the frontend's rate.
+    short: how shorter clips are filled (`clip.fill`).
+    folder: where they are kept; default: FOLDER in the cache folder.
+
+    Where a spectrogram is given it is (mel, frames) float32, normalised. Methods raise InputError
+    when a clip cannot be read, OutputError when nothing can be kept.
     """
 
     def __init__(
@@ -139,7 +143,7 @@ class Features:
         return front.cut_dependent
 
     def _facts(self, row: Row) -> str:
-        """All that the frames of a row hang on."""
+        """All that the frames of a row depend on."""
         try:
             status = os.stat(row.path)
         except OSError as error:
@@ -147,7 +151,7 @@ class Features:
         where = [os.path.abspath(row.path), status.st_size, status.st_mtime_ns]
         return json.dumps([*self.facts, where, row.member, row.start, row.end], default=vars)
 
-    def _compute(self, row: Row, one: str, whole: str) -> Kept:
+    def _compute(self, row: Row, one: str, whole: str) -> Stored:
         """Keep the only crop of a clip as `one`, or all frames of a longer clip as `whole`."""
         blocks = clip_blocks(row, self.rate)
         first = next(blocks)
@@ -190,7 +194,7 @@ class Features:
         spec = torch.from_numpy(np.ascontiguousarray(frames.T, np.float32))
         return self.frontend.clip.finished([spec[None]])[0].numpy()
 
-    def _read(self, name: str) -> Kept | None:
+    def _read(self, name: str) -> Stored | None:
         """What is kept under a name; None when it is not there or damaged."""
         try:
             content = np.memmap(self._path(name), np.uint8, "r")
@@ -206,9 +210,9 @@ class Features:
             if zlib.crc32(data.data) != check:
                 return None
             self.sound.add(name)
-        return Kept(samples, data.view(np.float16).reshape(frames, mels))
+        return Stored(samples, data.view(np.float16).reshape(frames, mels))
 
-    def _write(self, name: str, parts: Iterable[Part]) -> Kept:
+    def _write(self, name: str, parts: Iterable[Part]) -> Stored:
         path = self._path(name)
         samples = count = check = 0
         try:
@@ -238,7 +242,7 @@ def _name(*facts: object) -> str:
 @torch.inference_mode()
 def _log_mel(frontend: Frontend, wave: np.ndarray) -> np.ndarray:
     """wave: (samples,) -> (frames, mel) float16. On one thread, as in any worker: the last bits may
-    hang on their number."""
+    depend on their number."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

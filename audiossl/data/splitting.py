@@ -64,12 +64,6 @@ def apart(train: Sequence[Row], valid: Sequence[Row], crossing: str = "error") -
     return train
 
 
-def check_disjoint(train: Sequence[Row], valid: Sequence[Row]) -> None:
-    """Raise UsageError when a group or a file is on both sides."""
-    if problem := _crossing_groups(train, valid) or _crossing_files(train, valid):
-        raise UsageError(problem)
-
-
 def _check_folds(rows: Sequence[Row], folds: Iterable[str]) -> None:
     known = {row.fold for row in rows}
     for fold in folds:

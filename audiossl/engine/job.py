@@ -16,7 +16,7 @@ from audiossl import methods
 from audiossl.data import datasets, reading, splitting
 from audiossl.data.clips import Clips, Windows, count_files
 from audiossl.data.rows import Row, balanced_weights, fingerprint, labels_of
-from audiossl.data.spectrogram_cache import Features
+from audiossl.data.spectrogram_cache import SpectrogramCache
 from audiossl.engine.blocks import set_checkpointing
 from audiossl.engine.starting_model import CROP_SECONDS, build_model
 from audiossl.errors import RecipeError
@@ -162,7 +162,7 @@ def _with_clips(
     rate, features = model.rate, None
     if data.cache == "features":
         samples = max(1, round(crop * rate))
-        features = Features(model.config.frontend, samples, data.short, data.cache_folder)
+        features = SpectrogramCache(model.config.frontend, samples, data.short, data.cache_folder)
         features.check(train_rows)
     seed = recipe.train.seed
     train = Clips(train_rows, labels, rate, crop, seed, data.short, data.augment, features)

@@ -41,11 +41,15 @@ def silent(_what: str) -> None:
 class Options:
     """What is evaluated.
 
-    probes: of probes.NAMES. shots: clips a class to train on, None for all. seeds: repetitions,
-    None: 5 where chance decides which clips train, else 1. protocol: of protocol.PROTOCOLS or
-    "auto". fraction: of the groups that "holdout" tests. rule: of fewshot.RULES. task: "single" for
-    one label a clip (softmax), "multi" for any number, "auto": as the rows are. standardise: pooled
-    features by mean and deviation of the training side. settings: of the probes.
+    probes: of probes.NAMES.
+    shots: clips a class to train on; None: all.
+    seeds: repetitions; None: 5 where chance decides which clips train, else 1.
+    protocol: one of protocol.PROTOCOLS, or "auto".
+    fraction: share of the groups that "holdout" tests.
+    rule: one of fewshot.RULES, which clips may be few shots.
+    task: "single" for one label a clip (softmax), "multi" for any number, "auto": as the rows are.
+    standardise: pooled features by mean and deviation of the training side.
+    settings: of the probes.
     """
 
     probes: tuple[str, ...] = ("linear",)
@@ -87,10 +91,15 @@ class Result:
 class Evaluation:
     """Rows that could be read and their features; `results` fits and scores the probes.
 
-    data, model: their names in the records. pooled: (rows, dim), tokens: of as many clips; None
-    where no probe needs them. errors: rows that could not be read, and why: what is tested and the
-    task are decided with them, before, and `options` say both. jobs: probes fitted at once; they
-    change no result.
+    data: its name in the records.
+    model: its name in the records.
+    rows: clips whose features are known.
+    options: protocol and task are decided before, with the rows in `errors` too.
+    pooled: (rows, dim) float32; None: no probe needs them.
+    tokens: of the rows; None: no probe needs them.
+    errors: rows that could not be read, and why.
+    jobs: probes fitted at once; they change no result.
+    progress: is told of each fitted probe.
     """
 
     data: str

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -30,7 +31,7 @@ from torch import nn
 
 import audiossl
 from audiossl.audio import reading as audio
-from audiossl.data.clip import open_clip
+from audiossl.data.clip import RowReader, runs
 from audiossl.data.rows import Row
 from audiossl.errors import InputError, OutputError
 from audiossl.evaluate import tokens as token_files
@@ -39,13 +40,12 @@ from audiossl.inference.sliding import BATCH_SIZE, Inference
 from audiossl.model import Model
 from audiossl.pipeline import workers as batch
 
-KINDS = ("pooled", "tokens")
 POOLED, ERRORS = "pooled.npy", "errors.json"
 AHEAD = 2  # batches that may be under way, a worker
 LARGEST = 65504.0  # of float16
 VERSION = 1  # of what is kept on disk
-# Errors that stay as long as what `_key` knows: files and decoders. Others, such as of permissions
-# or of a disk that fails, pass.
+# Errors that will come again while file and decoder are the same, so they are cached. Others
+# (permissions, a failing disk) may go away.
 LASTING = {
     *("corrupt", "truncated", "empty", "short", "not-finite", "limits"),
     *("missing", "not-a-file", "unsupported"),
@@ -61,6 +61,13 @@ class Piece(NamedTuple):
     wave: NDArray[np.float32]
 
 
+class Read(NamedTuple):
+    """The row at `place` has given its last window; `error`: why it must not count."""
+
+    place: int
+    error: InputError | None = None
+
+
 class Encoded(NamedTuple):
     """A window through the encoder: its vector (dim,), or tokens (tokens, dim) that lie in `grid`
     (rows, columns)."""
@@ -74,10 +81,14 @@ class Encoded(NamedTuple):
 class Extractor:
     """Runs a model over rows.
 
-    kind: "pooled" or "tokens". window: seconds, default the model's own; windows stand side by
-    side, and a rest of less than half a window is left out. jobs: threads; they change no result.
-    progress: is told the name of each file that has been read. errors: why rows gave nothing, by
-    their place.
+    model: its encoder gives the features, at its own rate.
+    kind: "pooled" or "tokens".
+    window: seconds, default the model's own. Windows stand side by side; a rest of less than half a
+        window is left out.
+    batch_size: windows that go through the encoder at once.
+    jobs: threads; they change no result.
+    progress: is told the name of each file that has been read.
+    errors: filled with why rows gave nothing, by their place.
     """
 
     model: Model
@@ -107,36 +118,42 @@ class Extractor:
     def _groups(self, rows: Sequence[Row]) -> Iterator[list[Piece]]:
         """Up to a batch of pieces of one length, of one or of several files."""
 
-        def read(place: int) -> Iterator[Piece]:
-            return (Piece(place, wave) for wave in self._windows(rows[place]))
+        def read(places: list[int]) -> Iterator[Piece | Read]:
+            reader = RowReader(self.model.rate)
+            for place in places:
+                try:
+                    for wave in self._windows(reader.blocks(rows[place])):
+                        yield Piece(place, wave)
+                    yield Read(place)
+                except InputError as error:
+                    yield Read(place, error)
 
         group: list[Piece] = []
-        for place, pieces in batch.ordered(read, range(len(rows)), self.jobs):
-            try:
-                for piece in pieces:
-                    if group and len(group[0].wave) != len(piece.wave):
-                        yield group
-                        group = []
-                    group.append(piece)
-                    if len(group) == self.batch_size:
-                        yield group
-                        group = []
-            except InputError as error:
-                self.errors[place] = error
-            self.progress(os.path.basename(rows[place].name))
+        for _, found in batch.ordered(read, runs(rows), self.jobs):
+            for item in found:
+                if isinstance(item, Read):
+                    if item.error is not None:
+                        self.errors[item.place] = item.error
+                    self.progress(os.path.basename(rows[item.place].name))
+                    continue
+                if group and len(group[0].wave) != len(item.wave):
+                    yield group
+                    group = []
+                group.append(item)
+                if len(group) == self.batch_size:
+                    yield group
+                    group = []
         if group:
             yield group
 
-    def _windows(self, row: Row) -> Iterator[NDArray[np.float32]]:
+    def _windows(self, blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
         rate = self.model.rate
         seconds = Inference(self.model).window(self.window)
         found = False
-        for window in audio.windows(clip_blocks(row, rate), rate, seconds):
+        for window in audio.windows(blocks, rate, seconds):
             if not found or len(window.wave) >= seconds * rate / 2:
                 yield window.wave
             found = True
-        if not found:
-            raise InputError("no sample in this part of the file", code="empty")
 
     @torch.inference_mode()
     def _encode(self, group: list[Piece]) -> list[Encoded]:
@@ -165,22 +182,6 @@ class Extractor:
             else:
                 message = f"the features that {name} gives are not finite numbers"
                 self.errors[item.place] = InputError(message, code="not-finite")
-
-
-def clip_blocks(row: Row, rate: int) -> Iterator[NDArray[np.float32]]:
-    """Blocks of samples at `rate` of a row, from its start to its end. Raises InputError."""
-    first = round((row.start or 0.0) * rate)
-    stop = None if row.end is None else round(row.end * rate)
-    seen = 0
-    with open_clip(row) as source, audio.stream(source, rate) as blocks:
-        for block in blocks:
-            last = len(block) if stop is None else max(0, stop - seen)
-            part = block[max(0, first - seen) : last]
-            seen += len(block)
-            if len(part):
-                yield part
-            if stop is not None and seen >= stop:
-                return
 
 
 def token_grid(encoder: nn.Module, frames: int, tokens: int) -> tuple[int, int]:
@@ -221,9 +222,13 @@ class Features:
 def extract(extractor: Extractor, rows: Sequence[Row], digest: str, folder: Path) -> Features:
     """Features of `rows`, kept in `folder`, and taken from there when they are there already.
 
-    digest: of the model's weights; with it the files' names, sizes and dates, the windows, decoders
-    and our version decide what is the same. Where a file changed meanwhile, or has an error that
-    may pass, nothing is kept. Raises OutputError.
+    rows: clips, in the order of the features.
+    digest: of the model's weights. The files' names, sizes and dates, the windows, decoders and our
+        version must also be the same for kept features to be used.
+    folder: made if it is not there.
+
+    Where a file changed meanwhile, or has an error that may pass, nothing is kept.
+    Raises OutputError.
     """
     key = _key(extractor, rows, digest)
     place = folder / f"{extractor.kind}-{key}"
@@ -291,12 +296,18 @@ def _key(extractor: Extractor, rows: Sequence[Row], digest: str) -> str:
     facts += [extractor.window, extractor.batch_size, soundfile.__libsndfile_version__]
     with contextlib.suppress(metadata.PackageNotFoundError):
         facts.append(metadata.version("av"))
+    state = functools.cache(_state)  # once, of many rows
     for row in rows:
-        try:
-            status = os.stat(row.path)
-            facts.append([status.st_size, status.st_mtime_ns])
-        except OSError as error:
-            facts.append(error.errno)
+        facts.append(state(row.path))
         facts.append([os.path.abspath(row.path), row.start, row.end, row.member])
     described = json.dumps(facts, default=dataclasses.astuple)
     return hashlib.sha256(described.encode("ascii")).hexdigest()[:24]
+
+
+def _state(path: Path) -> object:
+    """Size and time of change of a file, or the number of the error."""
+    try:
+        status = os.stat(path)
+        return [status.st_size, status.st_mtime_ns]
+    except OSError as error:
+        return error.errno

@@ -40,10 +40,16 @@ def run(
 ) -> list[ProbeRecord]:
     """Evaluate a model's features on labelled clips.
 
-    model: a loaded one, or a name that `audiossl.load` takes. data: a manifest, a folder with a
-    subfolder a label, the name of a data set, or rows. cache: folder in which features are kept for
-    the next run. report: HTML file to write. Files that cannot be read are left out; `opened` gives
-    them. Raises UsageError, ModelError or OutputError.
+    model: a loaded one, or a name that `audiossl.load` takes.
+    data: a manifest, a folder with a subfolder a label, the name of a data set, or rows.
+    options: probes, shots and protocol; default: a linear probe on all clips.
+    device: where a model given by name is loaded.
+    cache: folder in which features are kept for the next run.
+    jobs: threads; they change no result.
+    report: HTML file to write.
+
+    Files that cannot be read are left out; `opened` gives them. Raises UsageError, ModelError or
+    OutputError.
     """
     loaded = load(model, device) if isinstance(model, str) else model
     digest = facts.digest(model) if isinstance(model, str) else ""
@@ -74,9 +80,14 @@ def opened(
 ) -> Iterator[Evaluation]:
     """An Evaluation of `model` on `rows`, called `data`, whose features live as long as the block.
 
-    digest: of the model's weights; without it `cache` is not used. pooled: extract pooled features
-    also when no probe needs them (a report draws them). Raises UsageError when rows and options do
-    not go together, before any file is read, and OutputError.
+    digest: of the model's weights; without it `cache` is not used.
+    cache: folder in which features are kept for the next run.
+    pooled: extract pooled features also when no probe needs them (a report draws them).
+    jobs: threads; they change no result.
+    progress: is told of each file read and each probe fitted.
+
+    Raises UsageError when rows and options do not go together, before any file is read, and
+    OutputError.
     """
     whole = Evaluation(data, model.config.name, rows, options)
     whole.check()

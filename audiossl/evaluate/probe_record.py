@@ -19,8 +19,17 @@ COLUMNS = (
 class ProbeRecord:
     """One metric of one probe: its mean over folds and seeds with a 95 % interval.
 
-    shots: clips a class, None for all. folds: test sets. clips: tested in all. protocol: what the
-    folds are.
+    data: name of what was tested.
+    probe: one of probes.NAMES.
+    shots: clips a class to train on; None: all.
+    metric: such as "accuracy" or "cmap".
+    mean: over folds and seeds.
+    ci95: the ends of the interval.
+    seeds: repetitions.
+    folds: test sets.
+    clips: tested in all.
+    protocol: what the folds are, one of protocol.PROTOCOLS.
+    model: name of the model.
     """
 
     data: str

@@ -26,7 +26,8 @@ Index = NDArray[np.int64]
 class Split:
     """One division of the clips. `valid` is for choices; empty: the probe divides `train` itself.
 
-    name: of the fold that is tested. crossing: clips left out, since their group is tested.
+    name: of the fold that is tested.
+    crossing: number of clips left out, since their group is tested.
     """
 
     name: str

@@ -341,9 +341,9 @@ def test_crossing_groups_are_refused_dropped_or_kept() -> None:
 
 def test_members_of_one_file_are_files_of_their_own() -> None:
     rows = [Row(Path("x.tar"), member=Member(name, i, 1)) for i, name in enumerate("ab")]
-    splitting.check_disjoint(rows[:1], rows[1:])
+    splitting.apart(rows[:1], rows[1:])
     with pytest.raises(UsageError, match=r"'x\.tar/a'"):
-        splitting.check_disjoint(rows[:1], rows[:1])
+        splitting.apart(rows[:1], rows[:1])
     assert fingerprint(rows) != fingerprint(rows[::-1])
     many = [Row(Path("x.tar"), member=Member(f"{i}.wav", i, 1)) for i in range(200)]
     assert 60 < len(splitting.split(many, valid_fraction=0.5)[1]) < 140

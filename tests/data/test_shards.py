@@ -331,7 +331,7 @@ def test_rows_of_shards_split_by_their_groups_or_files(folder: Path) -> None:
     assert valid
     assert not {row.group for row in train if row.group} & {row.group for row in valid}
     with pytest.raises(UsageError, match="in training and in evaluation"):
-        splitting.check_disjoint(found[-3:-1], found[-1:])
+        splitting.apart(found[-3:-1], found[-1:])
     assert len(fingerprint(found)) == 64
     with pytest.raises(UsageError, match="no place in a table"):
         manifest.write(folder / "x.csv", found)

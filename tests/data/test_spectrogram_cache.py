@@ -22,7 +22,7 @@ from audiossl.data.clips import Clips, Windows
 from audiossl.data.draws import SKIPPED, Draw, Stream
 from audiossl.data.loader import train_loader
 from audiossl.data.rows import Member, Row
-from audiossl.data.spectrogram_cache import Features
+from audiossl.data.spectrogram_cache import SpectrogramCache
 from audiossl.errors import InputError, OutputError, RecipeError
 
 RATE, CROP = 8000, 4000  # Hz, samples
@@ -70,8 +70,8 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
 def kept(tmp_path: Path) -> Any:
     """kept(kind, ...): features of crops of CROP samples in the test's folder."""
 
-    def made(kind: dict[str, Any], short: str = "repeat", samples: int = CROP) -> Features:
-        return Features(frontend(kind).config(), samples, short, str(tmp_path / "kept"))
+    def made(kind: dict[str, Any], short: str = "repeat", samples: int = CROP) -> SpectrogramCache:
+        return SpectrogramCache(frontend(kind).config(), samples, short, str(tmp_path / "kept"))
 
     return made
 
@@ -101,7 +101,7 @@ def assert_rounded(spec: np.ndarray, wave: np.ndarray, front: Any) -> None:
     np.testing.assert_allclose(spec, expected, rtol=0, atol=1.1 * step / front.clip.scale)
 
 
-def clips(rows: list[Row], kept: Features | None, **options: Any) -> Clips:
+def clips(rows: list[Row], kept: SpectrogramCache | None, **options: Any) -> Clips:
     options = {"short": kept.short if kept else "repeat", **options}
     return Clips(rows, [], RATE, CROP / RATE, features=kept, **options)
 
@@ -214,7 +214,7 @@ def open_files() -> Iterator[str]:
                 yield os.readlink(f"/proc/self/fd/{number}")
 
 
-def files(made: Features) -> list[Path]:
+def files(made: SpectrogramCache) -> list[Path]:
     return sorted(made.folder.glob("*/*.features"))
 
 
@@ -288,8 +288,8 @@ def test_each_frontend_rate_and_filling_has_its_own(
     kept(one, "zero", 30_000).crop(sounds[4], 0.5)
     assert len(decoded) == 8
     preset = frontends.build({"preset": "ast"})
-    named = Features({"preset": "ast"}, 16000, "zero", str(made.folder))
-    plain = Features({**preset.config(), "preset": None}, 16000, "zero", str(made.folder))
+    named = SpectrogramCache({"preset": "ast"}, 16000, "zero", str(made.folder))
+    plain = SpectrogramCache({**preset.config(), "preset": None}, 16000, "zero", str(made.folder))
     assert named.facts == plain.facts
 
 
@@ -309,7 +309,7 @@ def test_a_file_that_cannot_be_read_is_replaced_as_ever(
 
 def test_a_folder_that_cannot_be_written_is_told(sounds: list[Row], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    made = Features(frontend(FREE["ast"]).config(), CROP, "zero", str(tmp_path / "file"))
+    made = SpectrogramCache(frontend(FREE["ast"]).config(), CROP, "zero", str(tmp_path / "file"))
     with pytest.raises(OutputError, match=r"cannot keep features in .*file/..: Not a directory"):
         made.crop(sounds[0], 0.0)
 
@@ -318,7 +318,7 @@ def test_the_default_folder_is_in_the_cache(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("AUDIOSSL_CACHE", str(tmp_path))
-    made = Features(frontend(FREE["ast"]).config(), CROP, "zero")
+    made = SpectrogramCache(frontend(FREE["ast"]).config(), CROP, "zero")
     assert made.folder == tmp_path / "features"
 
 

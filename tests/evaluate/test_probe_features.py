@@ -17,6 +17,7 @@ import audiossl
 from audiossl import models
 from audiossl.audio import reading as audio
 from audiossl.audio.sources import unreadable
+from audiossl.data import clip
 from audiossl.data.rows import Row
 from audiossl.errors import InputError, OutputError
 from audiossl.evaluate import features
@@ -24,6 +25,8 @@ from audiossl.evaluate.features import Extractor, Features, extract
 from audiossl.model import Model
 
 pytest_plugins = ("probe_clips",)
+
+KINDS = ("pooled", "tokens")
 
 
 def slow_windows(row: Row, window: float) -> list[np.ndarray]:
@@ -72,6 +75,29 @@ def test_pooled_features_are_means_over_windows_of_whatever_length(
     wide = extract(Extractor(model, window=1.0), cuts, "", tmp_path / "kept")
     assert wide.pooled is not None
     np.testing.assert_allclose(wide.pooled[5], slow_pooled(model, Row(long), 1.0), atol=1e-4)
+
+
+@pytest.mark.parametrize("suffix", ["flac", "mp3"])
+def test_rows_of_a_long_file_do_not_decode_what_is_before_them(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    seconds, path = 90, tmp_path / f"long.{suffix}"
+    soundfile.write(path, np.random.default_rng(1).normal(0, 0.1, seconds * RATE), RATE)
+    cuts = [Row(path, start, start + 0.5) for start in range(0, seconds, 2)]
+    frames, read = [], audio.AudioStream._read
+
+    def counted(stream: audio.AudioStream) -> np.ndarray:
+        frames.append(len(block := read(stream)))
+        return block
+
+    with monkeypatch.context() as patch:
+        patch.setattr(audio.AudioStream, "_read", counted)
+        found = extract(Extractor(model, jobs=2), cuts, "", tmp_path / "kept")
+    assert sum(frames) < 2 * seconds * RATE
+    assert found.pooled is not None
+    for place in (0, 7, -1):
+        slow = slow_pooled(model, cuts[place], 0.5)
+        np.testing.assert_allclose(found.pooled[place], slow, atol=1e-4)
 
 
 def test_order_jobs_and_batch_mates_change_nothing(
@@ -149,7 +175,7 @@ def test_bad_files_are_named_and_cost_the_others_nothing(
     (tmp_path / "text.wav").write_text("no sound")
     bad = [Row(tmp_path / "cut.wav"), Row(tmp_path / "text.wav"), Row(tmp_path / "none.wav")]
     mixed = [rows[0], *bad, rows[1], replace(rows[2], start=9.0), rows[3]]
-    for kind in features.KINDS:
+    for kind in KINDS:
         found = extract(Extractor(model, kind, jobs=2), mixed, "", tmp_path / "kept")
         good = extract(Extractor(model, kind), [rows[i] for i in (0, 1, 3)], "", tmp_path / "kept")
         codes = {place: error.code for place, error in found.errors.items()}
@@ -239,14 +265,14 @@ def test_errors_of_content_are_kept_with_the_features(
     )
 
 
-@pytest.mark.parametrize("kind", features.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_error_that_may_pass_is_not_kept(
     model: Model, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Nothing about the file changes when it may be read again, the disk is back, ..."""
     copy = Path(shutil.copy(rows[1].path, tmp_path))
     mixed, cache = [rows[0], Row(copy), rows[2]], tmp_path / "cache"
-    opened = features.open_clip
+    opened = clip.open_clip
 
     def refused(row: Row):
         if row.path == copy:
@@ -254,13 +280,13 @@ def test_an_error_that_may_pass_is_not_kept(
         return opened(row)
 
     for _ in range(2):
-        monkeypatch.setattr(features, "open_clip", refused)
+        monkeypatch.setattr(clip, "open_clip", refused)
         found = extract(Extractor(model, kind), mixed, "a", cache)
         assert {place: error.code for place, error in found.errors.items()} == {1: "unreadable"}
         assert not list(cache.iterdir())
     good = extract(Extractor(model, kind), [rows[0], rows[2]], "", tmp_path / "other")
     assert_same(kind, found, good, clips=2)
-    monkeypatch.setattr(features, "open_clip", opened)
+    monkeypatch.setattr(clip, "open_clip", opened)
     assert extract(Extractor(model, kind), mixed, "a", cache).errors == {}
     assert len(list(cache.iterdir())) == 1
 
@@ -273,17 +299,17 @@ def test_a_file_that_comes_or_goes_is_read_again(
     assert extract(Extractor(model), mixed, "a", cache).errors[1].code == "missing"
     assert len(list(cache.iterdir())) == 1  # it is known that it was not there
     shutil.copy(rows[1].path, copy)
-    opened = features.open_clip
+    opened = clip.open_clip
 
     def unplugged(row: Row):
         if row.path == copy:
             copy.rename(tmp_path / "away.wav")
         return opened(row)
 
-    monkeypatch.setattr(features, "open_clip", unplugged)
+    monkeypatch.setattr(clip, "open_clip", unplugged)
     assert extract(Extractor(model), mixed, "a", cache).errors[1].code == "missing"
     assert len(list(cache.iterdir())) == 1
-    monkeypatch.setattr(features, "open_clip", opened)
+    monkeypatch.setattr(clip, "open_clip", opened)
     (tmp_path / "away.wav").rename(copy)
     assert extract(Extractor(model), mixed, "a", cache).errors == {}
 
