@@ -14,7 +14,6 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import generate_docs  # noqa: E402
 
-
 PAGES = generate_docs.pages()
 
 
