@@ -13,7 +13,7 @@ help:
 	@echo "make test-hub     test the Hub with the oldest and the newest huggingface_hub"
 	@echo "make check        ruff and pyright"
 	@echo "make completions  regenerate completions/"
-	@echo "make docs         regenerate the generated parts of README.md"
+	@echo "make docs         regenerate the generated parts of README.md and docs/"
 	@echo "make bench        print speed ratios against peers"
 
 # torch goes first and pinned: on its own pip would fetch a CUDA build of several gigabytes.

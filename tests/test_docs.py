@@ -1,4 +1,4 @@
-"""The README is current, its links lead somewhere, and its Python runs."""
+"""README and docs/ are current, their links lead somewhere, and the README's Python runs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,26 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import generate_docs  # noqa: E402
 
-
-def test_generated_parts_are_current() -> None:
-    assert generate_docs.current(README) == README, "run `make docs`"
-    assert README.count("<!-- generated:") == 2
+PAGES = generate_docs.pages()
 
 
-def test_every_relative_link_leads_somewhere() -> None:
-    for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_generated_parts_are_current(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert generate_docs.current(text) == text, "run `make docs`"
+
+
+def test_each_part_is_generated_once() -> None:
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    found = sorted(match["name"] for text in texts for match in generate_docs.PART.finditer(text))
+    assert found == sorted(generate_docs.GENERATED)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", text):
+        assert (page.parent / target).exists(), target
 
 
 def test_every_command_that_is_shown_exists() -> None:
