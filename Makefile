@@ -11,7 +11,7 @@ help:
 	@echo "make test         run the test suite"
 	@echo "make test-slow    run the long tests as well"
 	@echo "make test-hub     test the Hub with the oldest and the newest huggingface_hub"
-	@echo "make check        ruff and pyright"
+	@echo "make check        ruff, pyright and import-linter"
 	@echo "make completions  regenerate completions/"
 	@echo "make docs         regenerate the generated parts of README.md and docs/"
 	@echo "make bench        print speed ratios against peers"
@@ -40,10 +40,10 @@ demo: $(VENV)/run
 	$(BIN)/audiossl tag tests/data/clips --format table
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -n 2 -rs
+	$(BIN)/python -m pytest -n 2 -rfEs
 
 test-slow: $(VENV)/dev
-	$(BIN)/python -m pytest -n 2 -rs -m 'slow or not slow'
+	$(BIN)/python -m pytest -n 2 -rfEs -m 'slow or not slow'
 
 test-hub: $(VENV)/dev
 	bash tests/hub_versions.sh
@@ -52,6 +52,7 @@ check: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports
 
 completions: $(VENV)/run
 	$(BIN)/audiossl completions bash > completions/audiossl.bash
