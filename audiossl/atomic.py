@@ -1,7 +1,7 @@
-"""Files that appear under their name only when they are whole.
+"""Files that appear under their name only when they are complete.
 
-Everything that audiossl writes goes through here, so that a full disk, a kill or a bug leaves the
-file that was there before, and never half of a new one.
+Everything that audiossl writes goes through here: after a full disk, a kill or a bug the file that
+was there before is still there, never half of a new one.
 """
 
 from __future__ import annotations
@@ -25,14 +25,17 @@ PROBE_BYTES = 1 << 20
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], needed: int | None = None) -> Iterator[BinaryIO]:
-    """A binary file that takes the place of `path` when the block ends, and not if it fails.
+    """A binary file that replaces `path` when the block ends without an exception.
 
-    It has a real descriptor, for libraries that write to one. A link is followed; what is no
-    regular file (/dev/stdout, a named pipe) is written to directly. `needed`: bytes, where known,
-    for the message. Raises OutputError, for a full disk in whatever words a library says it.
+    path: the file to write; a link is followed, and what is not a regular file (/dev/stdout, a
+        named pipe) is written to directly.
+    needed: number of bytes, if known, for the message about a full disk.
+
+    The file has a real descriptor, for libraries that write to one. Raises OutputError if it cannot
+    be written, also where a library reports a full disk by an exception of its own.
     """
     if special(path):  # by the name given: what /dev/stdout leads to may have none
-        with _told(Path(path), Path(path), needed), open(path, "wb") as file:
+        with _reported(Path(path), Path(path), needed), open(path, "wb") as file:
             yield file
         return
     with _replacing(path, needed) as temporary, open(temporary, "w+b") as file:
@@ -41,21 +44,8 @@ def atomic_write(path: str | os.PathLike[str], needed: int | None = None) -> Ite
         os.fsync(file.fileno())
 
 
-@contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str], needed: int | None = None) -> Iterator[Path]:
-    """Like `atomic_write`, for libraries that want a name: an empty file with `path`'s suffix.
-
-    What is no regular file is refused.
-    """
-    if special(path):
-        raise OutputError(f"cannot write {path}: this needs a regular file")
-    with _replacing(path, needed) as temporary:
-        yield temporary
-        sync(temporary)
-
-
 def special(path: str | os.PathLike[str]) -> bool:
-    """Whether there is something that is no regular file and no folder: it cannot be replaced."""
+    """Whether `path` is neither a regular file nor a folder, so that it cannot be replaced."""
     mode = _mode(Path(path))
     return bool(mode) and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
@@ -69,7 +59,7 @@ def _replacing(path: str | os.PathLike[str], needed: int | None) -> Iterator[Pat
     # Short, since the target's own name may already be as long as names can be.
     temporary = target.parent / f".audiossl-{secrets.token_hex(6)}{target.suffix[:16]}"
     try:
-        with _told(target, temporary, needed):
+        with _reported(target, temporary, needed):
             _create(temporary, mode)
             yield temporary
             os.replace(temporary, target)
@@ -82,12 +72,12 @@ def _replacing(path: str | os.PathLike[str], needed: int | None) -> Iterator[Pat
 
 
 @contextlib.contextmanager
-def _told(target: Path, written: Path, needed: int | None) -> Iterator[None]:
-    """Turn what goes wrong with writing to `written` into an OutputError about `target`.
+def _reported(target: Path, written: Path, needed: int | None) -> Iterator[None]:
+    """Turn an error of writing to `written` into an OutputError about `target`.
 
-    Full disks come as OSError with and without errno (NumPy), SafetensorError, RuntimeError (torch)
-    and LibsndfileError, which says no more than that: so the disk is asked, while the partial file
-    is still there.
+    A full disk comes as an OSError with or without errno (NumPy), a SafetensorError, a RuntimeError
+    (torch) or a LibsndfileError that gives no reason. Therefore the disk is tried once more while
+    the partial file is still there.
     """
     try:
         yield
@@ -105,7 +95,7 @@ def _told(target: Path, written: Path, needed: int | None) -> Iterator[None]:
 
 
 def _number(error: Exception) -> int | None:
-    """The system's number of an error; Rust's libraries have it only in their words."""
+    """The errno of an error; libraries written in Rust give it only in their message."""
     if isinstance(error, OSError):
         return error.errno
     told = re.search(r"\(os error (\d+)\)", str(error))
@@ -113,7 +103,7 @@ def _number(error: Exception) -> int | None:
 
 
 def _refusal(written: Path) -> int | None:
-    """Why the disk takes no more, as an errno; None when it does."""
+    """The errno with which the disk refuses more bytes; None if it takes them."""
     try:
         with open(written, "ab") as file:
             file.write(bytes(PROBE_BYTES))
@@ -135,21 +125,21 @@ def _full_message(target: Path, written: Path, number: int | None, needed: int |
 
 
 def _create(temporary: Path, mode: int | None) -> None:
-    """An empty file with the permissions of the one that it will replace, if any."""
+    """Create an empty file with the permissions of the file that it will replace, if any."""
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     if mode is not None:
         os.chmod(temporary, stat.S_IMODE(mode))
 
 
 def _mode(target: Path) -> int | None:
-    """Kind and permissions, None where nothing is yet (or nothing can be)."""
+    """Kind and permissions; None if there is no file (or can be none)."""
     with contextlib.suppress(OSError):
         return target.stat().st_mode
     return None
 
 
 def sync(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk before going on."""
+    """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

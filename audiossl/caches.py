@@ -1,4 +1,4 @@
-"""Where the user's caches lie, and sums of their files."""
+"""Where the user's caches are, and checksums of files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HINT = "set AUDIOSSL_CACHE to a folder that can be written"
 
 
 def root() -> Path:
-    """The cache folder, absolute; it need not exist. Raises OutputError where there is no home."""
+    """The cache folder, absolute; it need not exist. Raises OutputError if the user has no home."""
     given = os.environ.get("AUDIOSSL_CACHE")
     if given:
         return Path(given).absolute()

@@ -1,6 +1,6 @@
-"""Every error a user can meet: its exit code, and the slug it bears in error records.
+"""Every error that a user can meet: its exit code, and its slug in error records.
 
-A message names the cause and the way out, never the file: who knows the file puts it in front.
+A message names the cause and the way out, but not the file: the caller, who knows it, adds it.
 """
 
 from collections.abc import Iterable
@@ -38,14 +38,14 @@ class AudiosslError(Exception):
 
 
 class InputError(AudiosslError):
-    """One input's own fault: the run goes on with the others."""
+    """An error of one input: the run goes on with the others."""
 
     exit_code = EXIT_SOME_FAILED
     default_code = "unreadable"
 
 
 class UsageError(AudiosslError):
-    """The call itself is wrong: an option, a label, a query."""
+    """The call itself is wrong: an option, a label or a query."""
 
     exit_code = EXIT_USAGE
     default_code = "usage"
@@ -56,7 +56,7 @@ class OptionError(UsageError):
 
 
 class RecipeError(UsageError):
-    """A recipe that cannot be run as written: the message names line, key and value."""
+    """A recipe that cannot be run as it is written; the message names line, key and value."""
 
     default_code = "recipe"
 
@@ -76,7 +76,7 @@ class OutputError(AudiosslError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known name that a misspelt word is most like; None: it is like none."""
+    """The known name that is most like a misspelt word; None: it is like none of them."""
     import difflib
 
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
@@ -84,7 +84,12 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def near(word: str, known: Iterable[str], otherwise: str | None = None) -> str:
-    """` (did you mean 'lr'?)`; if nothing known is like it ` (otherwise)`, by default the list."""
+    """A hint after a misspelt word: ` (did you mean 'lr'?)`.
+
+    word: as it was written.
+    known: the names that there are.
+    otherwise: the hint if `word` is like none of them; None: the list of all.
+    """
     names = list(known)
     found = nearest(word, names)
     if found is not None:

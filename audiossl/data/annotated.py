@@ -1,4 +1,4 @@
-"""Rows of a folder of sounds and the label tracks that people drew for them.
+"""Rows from a folder of sounds and label tracks of them.
 
 Raven selection tables, Audacity labels, Praat TextGrids, CSV and TSV: each annotation is one row.
 A track belongs to the sound that its own file column names, else to the sound whose name without
@@ -29,8 +29,8 @@ def read(
     """(rows by sound and start, what was left out: one sentence a kind).
 
     sounds: folder of audio files.
-    tracks: files, or folders that are searched to the bottom.
-    without: a file that is no track, such as the manifest that is being written.
+    tracks: files, or folders, which are searched recursively.
+    without: a file to leave out, such as the manifest that is being written.
 
     Raises UsageError when there is no sound, no track, or no annotation of a sound.
     """
@@ -102,7 +102,7 @@ def _sound(sounds: Sequence[Row], track: Path, item: Annotation) -> Row | None:
 
 
 def _fits(item: Annotation) -> bool:
-    """Whether a manifest can hold it: not a point, nor without a label, nor one with ";"."""
+    """Whether a manifest can hold it: it needs a length above 0 and a label without ";"."""
     label = item.label.strip()
     return 0 <= item.start < item.end and bool(label) and SEPARATOR not in label
 

@@ -1,8 +1,7 @@
-"""Augmentation: of one wave in the loader (numpy), of a batch or a spectrogram in training (torch).
+"""Augmentation of one wave in the loader; that of batches is in methods/parts/augment.py.
 
-What works on one wave draws from a generator made of (seed, epoch, position); what works on a batch
-draws from torch's global generator, which the loop seeds from (seed, step). So a resumed run, or
-one with another number of workers, sees the same data.
+Every draw comes from a generator made of (seed, epoch, position), so a resumed run, or one with
+another number of workers, sees the same data.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from audiossl.config.sections import Augment
 
 SILENT = 1e-8  # root mean square below which a wave is not made louder
 
-
 Background = Callable[[float, float], np.ndarray]  # (which, where), both in [0, 1) -> (samples,)
 
 
@@ -26,10 +24,16 @@ def augment_wave(
     rng: np.random.Generator,
     background: Background | None = None,
 ) -> np.ndarray:
-    """wave: (samples,) float32, at least one -> (samples,) float32.
+    """Change a wave at random, as a recipe's `augment` says.
 
-    Every draw is made whether it is used or not, so that switching one augmentation off leaves the
-    others' draws as they were; new ones are drawn last.
+    wave: (samples,) float32, at least one sample.
+    config: which changes, how often and how strong.
+    rng: the source of every draw.
+    background: gives a crop of other sound; None: no background is mixed in.
+
+    Every draw is made whether it is used or not, so that switching one augmentation off does not
+    change the draws of the others; draws for new augmentations come last. Returns (samples,)
+    float32.
     """
     chance = rng.random(3)
     offset = int(rng.integers(0, len(wave)))

@@ -1,4 +1,4 @@
-"""The sound of one row: opened, measured, read; a part of a long file without what is before it."""
+"""Open, measure and read the sound of one row of a manifest."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ HELD_SECONDS = 60.0  # longest row that RowReader holds in memory
 
 @contextlib.contextmanager
 def open_clip(row: Row) -> Iterator[audio.Source]:
-    """What `audio` reads a row's sound from: its file, or the part of a file that it is.
+    """The source from which `audio.reading` reads a row: its file, or its part of a larger file.
 
-    Raises InputError.
+    Raises InputError if the file cannot be opened.
     """
     if row.member is None:
         yield row.path
@@ -38,7 +38,7 @@ def open_clip(row: Row) -> Iterator[audio.Source]:
 
 
 def clip_seconds(row: Row) -> float:
-    """Length of a clip by its row or its file's header; decoded when the header does not say."""
+    """Length of a clip from its row or its file's header; if neither says, from decoding it."""
     start = row.start or 0.0
     if row.end is not None:
         return row.end - start
@@ -53,9 +53,12 @@ def clip_seconds(row: Row) -> float:
 
 
 def clip_blocks(row: Row, rate: int) -> Iterator[np.ndarray]:
-    """A row at `rate`, (samples,) float32 at a time, decoded as far as its end.
+    """The sound of a row, block by block; the file is decoded no further than the row's end.
 
-    Raises InputError, also when nothing is left to hear.
+    row: the clip.
+    rate: Hz.
+
+    Yields (samples,) float32. Raises InputError, also if the row holds no sample.
     """
     start = row.start or 0.0
     stop = None if row.end is None else round(row.end * rate) - round(start * rate)
@@ -82,7 +85,7 @@ def _nothing() -> InputError:
 
 
 def runs(rows: Sequence[Row]) -> Iterator[list[int]]:
-    """The places of rows, those of one file that follow each other together."""
+    """The positions of `rows` in groups: neighbouring rows of one file are together."""
     for _, places in groupby(range(len(rows)), key=lambda place: rows[place].name):
         yield list(places)
 
@@ -93,7 +96,12 @@ def read_clip(row: Row, rate: int) -> np.ndarray:
 
 
 def fill(wave: np.ndarray, samples: int, short: str) -> np.ndarray:
-    """(samples,): `wave` repeated or followed by zeros."""
+    """A wave of exactly `samples`: cut, repeated or followed by zeros.
+
+    wave: (samples,).
+    samples: length of the result.
+    short: "repeat" fills a short wave with itself, anything else with zeros.
+    """
     if len(wave) >= samples:
         return wave[:samples]
     if short == "repeat" and len(wave):
@@ -102,15 +110,21 @@ def fill(wave: np.ndarray, samples: int, short: str) -> np.ndarray:
 
 
 class Forward:
-    """A clip that is read from its start to its end, in memory that does not grow with it."""
+    """A clip that is read once, from its start to its end, with bounded memory."""
 
     def __init__(self, row: Row, rate: int) -> None:
         self._blocks = clip_blocks(row, rate)
         self._held = np.zeros(0, np.float32)
-        self.begin = 0  # the first sample that can still be had
+        self.begin = 0  # the first sample that is still in memory
 
     def part(self, start: int, samples: int) -> np.ndarray:
-        """(samples,) or fewer at the end, from sample `start` >= `begin` on. Raises InputError."""
+        """The samples from `start` on: (samples,) float32, or fewer at the clip's end.
+
+        start: number of the first sample, not before `begin`.
+        samples: how many.
+
+        Raises InputError.
+        """
         while (end := self.begin + len(self._held)) < start + samples:
             if (block := next(self._blocks, None)) is None:
                 break
@@ -122,11 +136,13 @@ class Forward:
 
 
 class RowReader:
-    """Rows at `rate`, read one after another in one thread.
+    """Reads rows one after another, in one thread.
 
-    FLAC and plain PCM are read from where a row begins. Other formats can only be decoded from
-    their start: there the file stays open, and rows that come in the order of their starts decode
-    it once. They may overlap.
+    rate: Hz.
+
+    FLAC and plain PCM are read from the second where a row begins. Other formats can only be
+    decoded from their start: their file stays open, and rows that come in the order of their starts
+    (they may overlap) decode it once.
     """
 
     def __init__(self, rate: int) -> None:
@@ -160,7 +176,7 @@ class RowReader:
 
     def _onward(self, row: Row, end: float) -> np.ndarray:
         first = round((row.start or 0.0) * self.rate)
-        forward, self._forward = self._forward, None  # after an error the file is opened anew
+        forward, self._forward = self._forward, None  # after an error the file is opened again
         if forward is None or forward.begin > first:
             forward = Forward(replace(row, start=None, end=None), self.rate)
         wave = forward.part(first, round(end * self.rate) - first)

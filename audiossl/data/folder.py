@@ -1,4 +1,4 @@
-"""A folder of audio files as rows: what is in a subfolder bears its name as a label."""
+"""A folder of audio files as rows: the name of a subfolder is the label of the files in it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from audiossl.errors import UsageError
 
 
 def read(folder: Path) -> list[Row]:
-    """Every audio file below `folder`, by suffix, sorted; its first subfolder is its label.
+    """A row for every audio file below `folder`, sorted; its first subfolder is its label.
 
-    Links to folders elsewhere are followed; what is hidden is left alone.
+    Audio files are known by their suffix. Links to folders elsewhere are followed; hidden files and
+    folders are left out. Raises UsageError if there is no audio file.
     """
     rows = []
     for root, names in _walk(folder):
@@ -32,13 +33,13 @@ def read(folder: Path) -> list[Row]:
 
 
 def _walk(top: Path) -> Iterator[tuple[str, list[str]]]:
-    """(folder, its files) in order, each folder once, so that no link leads round in a circle."""
+    """(folder, its files) in order, each folder once, so that links cannot lead in a circle."""
     own, seen = os.path.realpath(top), set[str]()
 
     def is_new(path: str) -> bool:
         real = os.path.realpath(path)
         if os.path.islink(path) and os.path.commonpath([own, real]) in (own, real):
-            return False  # it leads to what is walked anyway, under the name that it has there
+            return False  # its target is searched anyway, under its own name
         known = real in seen
         seen.add(real)
         return not known

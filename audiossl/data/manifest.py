@@ -5,7 +5,7 @@ A folder of audio files (folder.py), and shards (shards.py), give the same rows.
     path,start,end,labels,known,fold,group,split
     dogs/a.wav,,,Dog;Bark,,1,a,
 
-path    relative to the manifest's folder (or to `root`), never above it; required; spaces count
+path    relative to the manifest's folder (or to `root`), never above it; required; spaces are kept
 start   first second of the clip in its file; empty: the beginning
 end     last second; empty: the end of the file
 labels  joined by ";"; empty: none of the classes
@@ -36,7 +36,12 @@ MAX_SHOWN = 200  # characters of a first line
 
 
 def write(path: str | os.PathLike[str], rows: Iterable[Row], root: Path | None = None) -> None:
-    """Write rows as a manifest whose paths are relative to `root`, default its own folder."""
+    """Write rows as a manifest.
+
+    path: the file to write.
+    rows: the clips.
+    root: the folder to which the paths are relative; None: the folder of `path`.
+    """
     from audiossl.atomic import atomic_write
 
     content = encode(rows, root or Path(path).parent)
@@ -45,7 +50,8 @@ def write(path: str | os.PathLike[str], rows: Iterable[Row], root: Path | None =
 
 
 def encode(rows: Iterable[Row], root: Path) -> bytes:
-    """Rows as the content of a manifest whose paths are relative to `root`."""
+    """The content of a manifest whose paths are relative to `root`. Raises UsageError if a row does
+    not fit into a table."""
     rows = list(rows)
     root = Path(os.path.abspath(root))
     extra = sorted({name for row in rows for name in row.extra})
@@ -58,7 +64,7 @@ def encode(rows: Iterable[Row], root: Path) -> bytes:
 
 
 class _Lines:
-    r"""What csv.writer writes to, which quotes a \r only where lines end by \r\n."""
+    r"""Collects lines from csv.writer, which quotes \r only if its own lines end with \r\n."""
 
     def __init__(self) -> None:
         self.parts: list[str] = []
@@ -153,7 +159,7 @@ def _cells(row: Row, root: Path) -> list[str]:
 
 
 def _check_names(row: Row) -> None:
-    """Raise UsageError where a table would be read as other labels, or another fold."""
+    """Raise UsageError if a table of these names would be read as other labels or folds."""
     for label in (*row.labels, *row.known):
         if _names(label) != (label,):
             raise UsageError(

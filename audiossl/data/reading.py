@@ -1,4 +1,4 @@
-"""Rows of whatever a path leads to: a manifest, a folder of audio files, or shards."""
+"""Rows of a path, which may be a manifest, a folder of audio files, or shards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from audiossl.errors import UsageError
 
 
 def read(path: str | os.PathLike[str], root: str | None = None) -> list[Row]:
-    """Rows of a manifest file, of a folder of audio files or of shards; all files exist.
+    """Rows whose files all exist.
+
+    path: a manifest, a folder of audio files, or shards.
+    root: folder to which a manifest's paths are relative; None: its own.
 
     Raises UsageError naming the line, or the missing files and their number.
     """

@@ -1,4 +1,4 @@
-"""Rows, one clip each, and what is counted over them: labels, targets, weights, a fingerprint."""
+"""Rows of a manifest, one clip each: their labels, targets, weights and fingerprint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ SHOWN = 5  # names in an error
 
 @dataclass(frozen=True)
 class Member:
-    """A file within a file (a tar, an Arrow table): `size` bytes from byte `offset` on."""
+    """A file within a file (a tar, an Arrow table).
+
+    name: its name in there.
+    offset: its first byte.
+    size: bytes.
+    """
 
     name: str
     offset: int
@@ -30,10 +35,18 @@ class Member:
 
 @dataclass(frozen=True)
 class Row:
-    """One clip. `start`, `end` in seconds, None: the file's own. clip.open_clip opens it.
+    """One clip; `data.clip.open_clip` opens it.
 
-    `number` is its place in the table, from 0, whatever split it is in. With a `member` the clip is
-    that part of the file `path`.
+    path: its file.
+    start, end: seconds; None: where the file begins or ends.
+    labels: what can be heard.
+    known: the labels that were judged; empty: all of them were.
+    fold: its part of a cross-validation; empty: none.
+    group: clips of one group (a recording, a speaker) are never on both sides of a split.
+    split: "train", "valid", "test" or empty.
+    number: its place in the manifest, from 0.
+    extra: further columns.
+    member: the part of `path` that is the clip; None: all of it.
     """
 
     path: Path
@@ -60,9 +73,10 @@ def labels_of(rows: Iterable[Row]) -> list[str]:
 
 
 def target(row: Row, columns: Mapping[str, int]) -> np.ndarray:
-    """(classes,) float32 of a row: 1 present, 0 absent, -1 unknown; other labels are left out.
+    """The target of a row, (classes,) float32: 1 present, 0 absent, -1 unknown.
 
-    columns: the place of each class.
+    row: its clip; labels that are not in `columns` are ignored.
+    columns: the position of each class.
     """
     values = np.full(len(columns), UNKNOWN if row.known else 0.0, np.float32)
     values[[columns[name] for name in row.known if name in columns]] = 0
@@ -78,9 +92,12 @@ def targets(rows: Sequence[Row], labels: Sequence[str]) -> np.ndarray:
 
 
 def balanced_weights(rows: Sequence[Row], labels: Sequence[str]) -> np.ndarray:
-    """(rows,) float64, sum 1: the sum over a row's labels of 1 / (number of rows with that label).
+    """How often each row is drawn so that rare labels come as often as common ones.
 
-    AST's way (its gen_weight_file.py), up to a constant. A row without label weighs as the mean.
+    A row's weight is the sum, over its labels, of 1 / (number of rows with that label), as in AST's
+    gen_weight_file.py up to a constant. A row without a label gets the mean weight.
+
+    Returns (rows,) float64 with sum 1.
     """
     known = set(labels)
     counts = Counter(label for row in rows for label in set(row.labels) & known)
@@ -95,8 +112,9 @@ def balanced_weights(rows: Sequence[Row], labels: Sequence[str]) -> np.ndarray:
 def fingerprint(rows: Iterable[Row]) -> str:
     """Hex sha256 over each row's file name, times, labels, group, and the size of its file.
 
-    Files are not read, which would take hours: other sound in a file of the same name and size
-    is not seen. Folders, folds and splits count only where they change which rows there are.
+    Files are not read, which would take hours: if a file's sound changes but not its name and size,
+    the fingerprint stays the same. Folders, folds and splits count only as far as they change which
+    rows there are.
     """
     digest = hashlib.sha256()
     sizes = functools.cache(lambda path: path.stat().st_size)  # once, of many rows
@@ -109,7 +127,14 @@ def fingerprint(rows: Iterable[Row]) -> str:
 
 
 def inside(name: str, root: Path, where: str) -> Path:
-    """`root / name`, which must not lead out of `root`; a link that the user laid there may."""
+    """`root / name`, which must not lead out of `root`; a link that the user put there may.
+
+    name: as the manifest has it.
+    root: the manifest's folder.
+    where: file and line, for the error.
+
+    Raises UsageError.
+    """
     if not name:
         raise UsageError(f"{where}: path is empty")
     if "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:

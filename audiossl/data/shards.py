@@ -1,14 +1,15 @@
-"""Shards: tar files of clips in the WebDataset format, for sets with more clips than a disk likes.
+"""Shards: tar files of clips in the WebDataset format, for sets of very many clips.
 
     set-000000.tar    00000000-dog.flac  00000000-dog.json  00000001-rain.flac  00000001-rain.json
 
-The JSON holds what a manifest's row does: {"labels": ["dog"], "fold": "1", "group": ...}; text and
-numbers of other names become `Row.extra`. {"clips": [{...}, {...}]} stands for several clips of one
-sound. A `.cls` file is a label, too.
+The JSON holds the columns of a manifest's row: {"labels": ["dog"], "fold": "1", "group": ...}; text
+and numbers of other names become `Row.extra`. {"clips": [{...}, {...}]} describes several clips of
+one sound. A `.cls` file holds a label, too.
 
-The library `webdataset` writes the shards and expands names in braces. It can read them as well,
-but as a stream whose order depends on the number of workers; a run of ours must go on from (epoch,
-position) to the same bytes, so here every clip has a number and is read where it lies.
+The library `webdataset` writes the shards and expands names in braces. It can also read them, but
+as a stream whose order depends on the number of workers. Our runs must resume from (epoch,
+position) with the same bytes, so here every clip has a number and is read from its place in the
+tar.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ from audiossl.errors import InputError, OutputError, UsageError
 TAR = ".tar"
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 SHARD_BYTES = 1 << 30
-MAX_SHARDS = 10**6  # that a pattern may stand for
-KEY_CHARACTERS = 64  # of a file's name in its key
+MAX_SHARDS = 10**6  # most shards that one pattern may name
+KEY_CHARACTERS = 64  # length of a file's name in its key
 INSTALL = "pip install 'audiossl-toolkit[webdataset]'"
 
 
 def named(place: Path) -> bool:
-    """Whether this names shards: a tar, a pattern of tars, or a folder that holds tars."""
+    """Whether a path means shards: a tar, a pattern of tars, or a folder that holds tars."""
     if place.is_dir():
         return bool(_tars(place))
     return place.name.lower().endswith((TAR, *PACKED))
@@ -95,19 +96,20 @@ def write(
     shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write clips as NAME-000000.tar and so on, each about `shard_bytes`: what was written.
+    """Write clips as NAME-000000.tar, NAME-000001.tar and so on.
 
-    rows: what is written; rows of one sound stand together.
-    folder: must be there.
-    name: of the shards, a file's name.
-    shard_bytes: a shard ends after the sound that reaches so many.
-    overwrite: whether old shards of this name may be replaced.
+    rows: the clips; those of one sound are written together and share it.
+    folder: where the shards are written; it must exist.
+    name: NAME, a file's name.
+    shard_bytes: a shard ends after the sound with which it reaches this size.
+    overwrite: whether shards of this name may be replaced.
 
-    Sounds are copied as they are; several rows of one file share it. The same rows give the same
-    bytes: no time is written. All are written under other names first, so that a failure leaves
-    what was there, and the rows may lie in the very shards that they replace.
-    Raises InputError on an unreadable file, OutputError, also on shards of this name that are not
-    to be overwritten, UsageError without the library.
+    Sounds are copied as they are. The same rows give the same bytes, because no time is written.
+    All shards are written under other names first: after a failure the old ones are still there,
+    and the rows may be in the very shards that they replace.
+
+    Returns the paths of the shards. Raises InputError if a file cannot be read, OutputError if a
+    shard cannot be written or may not be replaced, UsageError if the library is missing.
     """
     if name != os.path.basename(name) or name in ("", os.curdir, os.pardir):
         raise UsageError(f"--name {name!r}: shards are files in one folder")
@@ -148,7 +150,7 @@ def _numbered(folder: Path, name: str) -> list[Path]:
 
 
 def _moved(new: list[Path], folder: Path, old: list[Path]) -> list[Path]:
-    """Put whole shards in the place of old ones; those that are too many go last."""
+    """Replace old shards by new ones; old ones for which there is no new one are removed last."""
     for path in old:
         path.with_name(path.name + INDEX).unlink(missing_ok=True)
     moved = [path.replace(folder / path.name) for path in new]
@@ -186,7 +188,7 @@ def _braces(text: str) -> list[str]:
 
 
 def _by_file(rows: Iterable[Row]) -> list[list[Row]]:
-    """Rows of one sound together, sounds in the order in which they come."""
+    """Rows grouped by sound; the sounds stay in order."""
     sounds: dict[str, list[Row]] = {}
     for row in rows:
         sounds.setdefault(row.name, []).append(row)
@@ -196,7 +198,7 @@ def _by_file(rows: Iterable[Row]) -> list[list[Row]]:
 
 
 def _sample(number: int, clips: list[Row], top: str) -> dict[str, Any]:
-    """What webdataset writes of one sound."""
+    """One sound as webdataset writes it."""
     first = clips[0]
     suffix = Path(first.name).suffix.lower()
     if suffix not in SUFFIXES:
@@ -227,7 +229,7 @@ def _content(row: Row) -> bytes:
 
 
 def _clips(facts: dict[str, Any], where: str) -> list[dict[str, Any]]:
-    """What is said of each clip of a sound."""
+    """The facts of each clip of a sound."""
     clips = facts.get("clips", [{}])
     if not isinstance(clips, list) or not all(isinstance(clip, dict) for clip in clips):
         raise _bad(where, "clips", "a list of objects", clips)

@@ -1,4 +1,4 @@
-"""Files that cannot be read: left out, said once, and counted."""
+"""Files that cannot be read: left out, reported once each, and counted."""
 
 from __future__ import annotations
 
@@ -8,14 +8,22 @@ from audiossl.errors import InputError
 
 
 class Skips:
-    """Counts unreadable files of `files`: each is said once, too many end the run."""
+    """Counts unreadable files and reports each once; too many of them end the run.
+
+    max_fraction: the largest share that may be unreadable.
+    files: number of all files.
+    say: prints a line.
+    """
 
     def __init__(self, max_fraction: float, files: int, say: Callable[[str], None]) -> None:
         self.max_fraction, self.files, self.say = max_fraction, files, say
         self.found: dict[str, str] = {}
 
     def note(self, skipped: Iterable[tuple[str, str]]) -> None:
-        """skipped: (path, why). Raises InputError above the fraction."""
+        """Count files. Raises InputError if they are more than the fraction.
+
+        skipped: (path, reason) of each.
+        """
         for path, why in skipped:
             if path not in self.found:
                 self.found[path] = why

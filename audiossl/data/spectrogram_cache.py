@@ -1,17 +1,16 @@
-"""Spectrograms of clips, kept on disk: from the second epoch on, and in the next run, nothing is
-decoded any more.
+"""Spectrograms of clips, kept on disk: the second epoch and the next run decode nothing.
 
-    FOLDER/ab/abcdef....features    (frames, mel) float16, then a footer: lengths and a check sum
+    FOLDER/ab/abcdef....features    (frames, mel) float16, then a footer: lengths and a checksum
 
-What is kept is what comes before normalisation: `frontend.log_mel` of a whole clip, of which any
-crop that begins at a whole frame is a part. A clip that has but one crop, and the windows of
-evaluation, are cut and filled as waves first and kept one by one: whatever a frontend does at the
-ends of a wave, it did. So the result is that of the waves, to the rounding of float16.
+Spectrograms are kept before normalisation: `frontend.log_mel` of a whole clip, of which any crop
+that begins at a whole frame is a part. Clips with a single crop, and the windows of evaluation, are
+cut and filled as waves first and kept one by one, so that what a frontend does at the ends of a
+wave is done there too. The result equals that of the waves, up to the rounding of float16.
 
-A file's name is a hash of all that its content depends on: the sound's file, size and time of
-change, the part of it, the frontend, this version of audiossl. It appears when it is whole, so
-processes may meet at it; each checks it the first time it is read, and makes it anew when it is
-damaged. None stays open.
+A file's name is a hash of everything that its content depends on: the sound's file, its size and
+time of change, the part of it, the frontend, and the version of audiossl. A file appears when it is
+complete, so several processes may write the same one. Each process checks a file when it first
+reads it, and computes it again if it is damaged. No file stays open.
 """
 
 from __future__ import annotations
@@ -51,22 +50,26 @@ Part = tuple[int, np.ndarray]  # samples of a wave, and (frames, mel) float16 of
 
 
 class Stored(NamedTuple):
-    """samples: of the wave. frames: (frames, mel) float16, mapped from disk."""
+    """A kept spectrogram.
+
+    samples: length of the wave.
+    frames: (frames, mel) float16, mapped from disk.
+    """
 
     samples: int
     frames: np.ndarray
 
 
 class SpectrogramCache:
-    """Spectrograms of crops and windows of `samples` samples, as a frontend's config has them.
+    """Spectrograms of crops and windows of one length.
 
-    frontend: its config.
-    samples: of a crop or window, at the frontend's rate.
+    frontend: config of the frontend that computes them.
+    samples: length of a crop or window, at the frontend's rate.
     short: how shorter clips are filled (`clip.fill`).
-    folder: where they are kept; default: FOLDER in the cache folder.
+    folder: where they are kept; None: FOLDER in the cache folder.
 
-    Where a spectrogram is given it is (mel, frames) float32, normalised. Methods raise InputError
-    when a clip cannot be read, OutputError when nothing can be kept.
+    Methods return spectrograms as (mel, frames) float32, normalised. They raise InputError if a
+    clip cannot be read, OutputError if nothing can be kept.
     """
 
     def __init__(
@@ -85,8 +88,14 @@ class SpectrogramCache:
         self.sound: set[str] = set()  # files that this process has checked
 
     def crop(self, row: Row, share: float) -> np.ndarray:
-        """Of the crop that begins at `share`, in [0, 1), of the places where one fits, rounded down
-        to a whole frame. Raises RecipeError as `check` does."""
+        """The spectrogram of one crop.
+
+        row: the clip.
+        share: where the crop begins, in [0, 1) of the possible positions, rounded down to a whole
+            frame.
+
+        Raises RecipeError as `check` does.
+        """
         facts = self._facts(row)
         one, whole = _name(facts, "crop", self.samples, self.short), _name(facts, "whole")
         kept = None if self.cut_dependent else self._read(whole)
@@ -98,24 +107,31 @@ class SpectrogramCache:
         return self._finished(kept.frames[first : first + len(self.silent)])
 
     def window(self, row: Row, number: int, count: int) -> np.ndarray:
-        """Of window `number` of the `count` that stand side by side in a clip."""
+        """The spectrogram of one window.
+
+        row: the clip.
+        number: the window's number, from 0.
+        count: number of windows, side by side, in the clip.
+        """
         name = _name(self._facts(row), "windows", self.samples, self.short, count)
         kept = self._read(name) or self._write(name, self._windows(row, count))
         first = number * len(self.silent)
         return self._finished(kept.frames[first : first + len(self.silent)])
 
     def silence(self) -> np.ndarray:
-        """Of a crop without sound."""
+        """The spectrogram of a silent crop."""
         return self._finished(self.silent)
 
     def check(self, rows: Sequence[Row]) -> None:
-        """Raise RecipeError when a frame depends on where the wave was cut and a clip has several
-        crops: the frames of these are not part of the whole clip's."""
+        """Raise RecipeError if frames depend on where the wave is cut and a clip has several crops:
+        then the frames of a crop are not part of the whole clip's."""
         if self.cut_dependent is None:
             return
 
         def seconds(row: Row) -> float:
-            with contextlib.suppress(InputError):  # what cannot be read is told in its turn
+            with contextlib.suppress(
+                InputError
+            ):  # an unreadable clip is reported when its turn comes
                 return clip_seconds(row)
             return 0.0
 
@@ -134,7 +150,7 @@ class SpectrogramCache:
         )
 
     def _cut_dependent(self, config: dict[str, Any]) -> str | None:
-        """The frontend's argument for which the frames of a crop are not part of the clip's."""
+        """The frontend's argument that makes a crop's frames differ from the clip's; None: none."""
         front, cut = self.frontend, config["samples"]
         if cut is not None and cut > self.samples:
             return "samples"
@@ -143,7 +159,7 @@ class SpectrogramCache:
         return front.cut_dependent
 
     def _facts(self, row: Row) -> str:
-        """All that the frames of a row depend on."""
+        """Everything that the frames of a row depend on, as JSON."""
         try:
             status = os.stat(row.path)
         except OSError as error:
@@ -165,7 +181,7 @@ class SpectrogramCache:
         return self._write(one, [(len(first), _log_mel(self.frontend, wave))])
 
     def _slices(self, blocks: Iterable[np.ndarray]) -> Iterator[Part]:
-        """The frames of a wave that comes in blocks, in memory that does not grow with it."""
+        """The frames of a wave that comes in blocks, with bounded memory."""
         hop, span = self.sliced.hop, self.sliced.span
         held = np.zeros(0, np.float32)
         for block in blocks:
@@ -178,11 +194,13 @@ class SpectrogramCache:
             held = held[count * hop :]
 
     def _windows(self, row: Row, count: int) -> Iterator[Part]:
-        """Window by window; where the clip ends before the last one, silence."""
+        """Window by window; silence if the clip ends before the last one."""
         blocks = clip_blocks(row, self.rate)
         waves = (window.wave for window in windows(blocks, self.rate, self.samples / self.rate))
         given = 0
-        for given, wave in enumerate(waves, 1):  # to the end: none of a damaged clip counts
+        for given, wave in enumerate(
+            waves, 1
+        ):  # read to the end, so that a damaged clip gives no window
             if given <= count:
                 filled = fill(wave, self.samples, self.short)
                 yield len(wave), _log_mel(self.frontend, filled)
@@ -195,7 +213,7 @@ class SpectrogramCache:
         return self.frontend.clip.finished([spec[None]])[0].numpy()
 
     def _read(self, name: str) -> Stored | None:
-        """What is kept under a name; None when it is not there or damaged."""
+        """The spectrogram kept under a name; None if there is none or it is damaged."""
         try:
             content = np.memmap(self._path(name), np.uint8, "r")
         except (OSError, ValueError):  # an empty file cannot be mapped
@@ -241,8 +259,10 @@ def _name(*facts: object) -> str:
 
 @torch.inference_mode()
 def _log_mel(frontend: Frontend, wave: np.ndarray) -> np.ndarray:
-    """wave: (samples,) -> (frames, mel) float16. On one thread, as in any worker: the last bits may
-    depend on their number."""
+    """wave: (samples,) -> (frames, mel) float16.
+
+    Computed on one thread, as in every worker: the last bits may depend on the number of threads.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

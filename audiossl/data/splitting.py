@@ -1,4 +1,4 @@
-"""Rows in two: those that train and those that are evaluated, with no group on both sides."""
+"""Split rows into training and evaluation, with no group on both sides."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ def split(
     valid_split: str = "valid",
     crossing: str = "error",
 ) -> tuple[list[Row], list[Row]]:
-    """(train, valid) rows: by folds, by a fraction of the groups, or by the `split` column.
+    """(training rows, evaluation rows).
 
-    Evaluated are rows of the `valid_folds`, or of a fraction of the groups, or else of the
-    `valid_split`; trained on are the others that have split "train" or none, of the `train_folds`
-    if any are named. The fraction goes by a hash of the group's name, so a row added later moves no
-    other row. `crossing`: what to do with groups on both sides, see `apart`.
-    Raises UsageError when a fold does not exist or a group crosses.
+    rows: all rows; those with split "test" are left out unless `valid_split` is "test".
+    valid_folds: folds to evaluate on.
+    valid_fraction: without folds, the share of the groups to evaluate on. It is decided by a hash
+        of the group's name, so that rows added later move no other row.
+    train_folds: folds to train on; empty: all others.
+    valid_split: without folds and fraction, the split to evaluate on.
+    crossing: what to do with groups on both sides, see `apart`.
+
+    Raises UsageError if a fold does not exist or a group is on both sides.
     """
     pool = [row for row in rows if row.split != "test"]
     _check_folds(pool, [*valid_folds, *train_folds])
@@ -46,10 +50,14 @@ def split(
 
 
 def apart(train: Sequence[Row], valid: Sequence[Row], crossing: str = "error") -> list[Row]:
-    """The training rows, given what may be done with groups that are evaluated as well.
+    """The training rows, after dealing with groups that are evaluated as well.
 
-    error: nothing. drop: their training rows are left out. keep: they stay, as a published split
-    may have it. Raises UsageError, whatever `crossing` says, when a file is on both sides.
+    train: rows to train on.
+    valid: rows to evaluate on.
+    crossing: "error" raises; "drop" leaves training rows of such groups out; "keep" keeps them, for
+        published splits that have them.
+
+    Raises UsageError if a file is on both sides, whatever `crossing` is.
     """
     train = list(train)
     if crossing == "drop":
@@ -80,7 +88,7 @@ def _crossing_files(train: Sequence[Row], valid: Sequence[Row]) -> str:
 
 
 def _crossing(what: str, train: set[str], valid: set[str]) -> str:
-    """What is wrong with names on both sides; empty: nothing."""
+    """A sentence about names on both sides; empty if there are none."""
     both = sorted((train & valid) - {""})
     if not both:
         return ""
@@ -89,6 +97,6 @@ def _crossing(what: str, train: set[str], valid: set[str]) -> str:
 
 
 def _share(name: str) -> float:
-    """A number in [0, 1) that belongs to a name for ever."""
+    """A number in [0, 1) that depends on the name alone."""
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

@@ -1,7 +1,7 @@
-"""Where the sounds of a WebDataset tar lie, and how one is read in place.
+"""Positions of the sounds in a WebDataset tar, and reading one in place.
 
-A tar is walked once; what was found is kept beside it, or in the cache folder where that cannot be
-written, and holds until the tar's size or time of change differs. Nothing is ever unpacked.
+A tar is read through once. The index is kept beside it, or in the cache folder if that is not
+writable, and is used until the tar's size or time of change differs. Nothing is ever unpacked.
 """
 
 from __future__ import annotations
@@ -26,18 +26,21 @@ MAX_JSON = 1 << 20  # bytes of one clip's description, and of a header's long na
 SUFFIX = ".index"
 VERSION = 1
 
-# A sound: its member's name, offset, size, and what is said of it.
+# A sound: its member's name, offset and size, and the facts in its JSON.
 Entry = tuple[str, int, int, dict[str, Any]]
 
-# What one sound's files have in common is the name up to its first dot.
+# The files of one sound share their name up to its first dot.
 _KEY = re.compile(r"(?P<key>(?:.*/)?[^./][^./]*)\.(?P<suffix>[^/]+)", re.DOTALL)
 
 
 class Slice(io.RawIOBase):
-    """`size` bytes of file `path` from byte `offset` on, as a file of its own.
+    """A part of a file, as a file of its own.
 
-    Each has its own descriptor, opened where it is read: processes do not disturb each other.
-    Raises OSError.
+    path: the file.
+    offset: first byte of the part.
+    size: bytes.
+
+    Each slice has its own descriptor, so that processes do not disturb each other. Raises OSError.
     """
 
     def __init__(self, path: Path, offset: int, size: int) -> None:
@@ -87,10 +90,10 @@ def index(path: Path) -> list[Entry]:
 
 
 def scan(path: Path) -> list[Entry]:
-    """Walk a tar.
+    """Read through a tar.
 
-    Raises InputError when it is no tar, cut, or holds what a set of clips has no need of: links,
-    devices, names that lead elsewhere, two sounds of one key. Raises OSError.
+    Raises InputError if it is not a tar, is cut, or holds something that a set of clips does not
+    need: links, devices, names that lead elsewhere, two sounds of one key. Raises OSError.
     """
     sounds: dict[str, tuple[str, int, int]] = {}
     said: dict[str, dict[str, Any]] = {}
@@ -113,7 +116,7 @@ def scan(path: Path) -> list[Entry]:
 
 
 class _Bounded(Slice):
-    """tarfile takes as many bytes of a long name as a header claims: not from here."""
+    """A slice that refuses long reads: tarfile reads as much of a long name as a header claims."""
 
     def read(self, size: int = -1, /) -> bytes:
         if not 0 <= size <= MAX_JSON:
@@ -150,7 +153,7 @@ def _check(member: tarfile.TarInfo, path: Path, whole: int) -> None:
 
 
 def _check_end(file: Slice, end: int, path: Path, whole: int) -> None:
-    """A tar ends with blocks of zeros and nothing behind them; tarfile does not mind."""
+    """Check that a tar ends with blocks of zeros and nothing follows; tarfile does not."""
     if end + BLOCK > whole:
         raise _damaged(path, "cut: the mark of its end is missing")
     file.seek(end)
@@ -160,7 +163,7 @@ def _check_end(file: Slice, end: int, path: Path, whole: int) -> None:
 
 
 def _facts(content: bytes, suffix: str, where: str) -> dict[str, Any]:
-    """What a description says: a JSON object, or a label."""
+    """The facts in a description: a JSON object, or a label."""
     try:
         facts = json.loads(content) if suffix == "json" else {"labels": [content.decode().strip()]}
     except (ValueError, RecursionError) as error:
@@ -176,7 +179,6 @@ def _damaged(path: Path, what: str) -> InputError:
 
 def _places(path: Path) -> Iterator[Path]:
     """Where a tar's index may be."""
-
     yield path.with_name(path.name + SUFFIX)
     name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
     with contextlib.suppress(OutputError):  # no home folder
@@ -184,9 +186,9 @@ def _places(path: Path) -> Iterator[Path]:
 
 
 def _read(place: Path, stamp: Mapping[str, int]) -> list[Entry] | None:
-    """What an index says; None if it is of another state of the tar, or not to be trusted."""
+    """The entries of an index; None if the tar has changed since, or they cannot be trusted."""
     try:
-        if place.stat().st_size > stamp["size"]:  # it says less than the tar holds
+        if place.stat().st_size > stamp["size"]:  # an index is smaller than its tar
             return None
         values = json.loads(place.read_bytes())
         if {key: values.get(key) for key in stamp} != dict(stamp):

@@ -1,6 +1,7 @@
-"""What a command works on: names from arguments, folders, globs, lists, stdin, in a stable order.
+"""A command's inputs: names from arguments, folders, globs, lists and stdin, in a stable order.
 
-Names come one by one, so a list of a million needs no memory and a slow producer is followed live.
+Names are read one by one, so that a list of a million needs no memory and each line of a slow
+producer is worked on as soon as it arrives.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ from typing import BinaryIO
 from audiossl.audio.names import STDIN, SUFFIXES
 from audiossl.errors import InputError, UsageError
 
-MAX_NAME_BYTES = 1 << 20  # of one name in a list: a longer "name" is a file that is no list
+MAX_NAME_BYTES = 1 << 20  # longest name in a list; a longer one shows that the file is no list
 
 
 @dataclass(frozen=True)
 class Input:
-    """One input: `name` as shown, `path` to open ("-" is stdin), `relative` to where it was found.
+    """One input.
 
-    `error` stands for an argument that led to nothing.
+    name: as it is shown and written into records.
+    path: the file to open; "-" is stdin.
+    relative: its path below the folder in which it was found.
+    error: why the argument led to no file; None: it did.
     """
 
     name: str
@@ -33,9 +37,11 @@ class Input:
 
 @dataclass
 class Shard:
-    """One machine's part of a list: every `count`-th input, from number `index` (from 1) on.
+    """One machine's part of a list: every `count`-th input, beginning with number `index`.
 
-    `seen`: inputs of the whole list so far.
+    index: this machine's number, from 1.
+    count: number of machines.
+    seen: inputs of the whole list that have been read so far.
     """
 
     index: int
@@ -58,8 +64,12 @@ def expand(
 ) -> Iterator[Input]:
     """Inputs in the order given; a folder gives its audio files sorted by name, recursively.
 
-    `files_from`: a list of names, one a line, or NUL-separated with `null`. Raises UsageError, at
-    once, where two arguments would read one stdin.
+    arguments: files, folders, glob patterns, "-" for stdin.
+    files_from: a list of further names, one a line.
+    null: whether the names in the list end with NUL bytes instead.
+    stdin_name: the name of stdin in the records.
+
+    Raises UsageError, before anything is read, if two arguments would read stdin.
     """
     arguments = list(arguments)
     if arguments.count(STDIN) > 1:
@@ -89,7 +99,7 @@ def _argument(argument: str, stdin_name: str, globs: bool = True) -> Iterator[In
 
 
 def _nowhere(argument: str) -> InputError | None:
-    """The error of a name that no file can have: nor could one of its results."""
+    """The error of a name that no file can have, so that no result could be named after it."""
     if "\0" in argument:
         return InputError("no such file: its name holds a NUL", code="missing")
     if os.path.basename(argument) in ("", os.curdir, os.pardir):
@@ -107,11 +117,11 @@ def _glob(pattern: str, stdin_name: str) -> Iterator[Input]:
 
 
 def _folder(folder: str) -> Iterator[Input]:
-    """Audio files below `folder`, by suffix; hidden ones and links to folders are left alone."""
+    """Audio files below `folder`, known by their suffix; hidden files and folders are left out."""
     found = False
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        # A folder called x.wav is walked into; as an input of its own it would only confuse.
+        # A folder called x.wav is searched like any other: os.walk does not list it as a file.
         for name in sorted(names):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
                 found = True
@@ -123,9 +133,10 @@ def _folder(folder: str) -> Iterator[Input]:
 
 
 def split_names(file: BinaryIO, separator: bytes) -> Iterator[str]:
-    """Names from a list, as soon as each is complete; bytes that are not UTF-8 are kept.
+    """Names from a list, each as soon as it is complete; bytes that are not UTF-8 are kept.
 
-    Of lines, Windows' own marks are not: a second character at their ends, three bytes before all.
+    In a list of lines, what Windows adds is removed: a carriage return at the end of each line and
+    a byte order mark before the first.
     """
     for number, name in enumerate(_pieces(file, separator)):
         if separator == b"\n":

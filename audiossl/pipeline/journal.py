@@ -1,10 +1,11 @@
-"""The journal of a long run: what is done is never done again, and nothing half-done is believed.
+"""The journal of a long run: finished inputs are not done again, half-done ones are not believed.
 
-JSON lines behind a first one that fingerprints the run (model, options): an input's records, then a
-line that closes them. A killed run leaves at worst records that nothing closes, which are dropped.
-Records go to the disk as they come and are read back one by one, so that neither a long file nor
-many files fill the memory. `--resume` reads the journal; the output is written from it. Whoever has
-it open holds a lock on it, which ends with the process, whatever ends that: no two runs write one.
+A journal consists of JSON lines. The first holds a fingerprint of the run (model, options). Then
+come, for each input, its records and a line that closes them. A killed run leaves at worst records
+that no line closes; they are dropped. Records are written to the disk as they come and are read
+back one by one, so that neither a long file nor many files fill the memory. `--resume` reads the
+journal, and the output is written from it. An open journal is locked, and the lock ends with its
+process: two runs never write one journal.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ def fingerprint(settings: dict[str, Any]) -> str:
 
 
 def key(path: str, name: str) -> str:
-    """Identity of an input: its name in the records, absolute path, size, time of change.
+    """Identity of an input: its name in the records, absolute path, size and time of change.
 
-    Stdin has none: always redone.
+    Empty for stdin, which has no identity and is always read again.
     """
     try:
         status = os.stat(path)
@@ -47,24 +48,31 @@ def key(path: str, name: str) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """The records of one input: where they start in the journal, and whether all went well."""
+    """The records of one input in a journal.
+
+    offset: byte at which they start.
+    ok: whether none of them is an error.
+    """
 
     offset: int
     ok: bool
 
 
 class Journal:
-    """Append-only list of finished inputs beside the output.
+    """Append-only list of finished inputs beside the output; a context manager.
 
-    A context manager: `with Journal(path, settings, resume) as journal`. Raises OutputError while
-    another run has the same one open.
+    path: its file.
+    settings: everything that shapes the results.
+    resume: whether to go on from what is there.
+
+    Raises OutputError if another run has it open, UsageError if it is of other settings.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], resume: bool) -> None:
         self.path = path
         self._done: dict[str, Entry] = {}  # by key; records stay on disk
         head = json.dumps({"journal": VERSION, "fingerprint": fingerprint(settings)})
-        with self._told():
+        with self._reported():
             self._file = _locked(path)
         try:
             self._begin(head.encode() + b"\n", resume)
@@ -73,7 +81,7 @@ class Journal:
             raise
 
     def _begin(self, head: bytes, resume: bool) -> None:
-        """Index what is closed, cut off what is not; refuse the journal of other settings."""
+        """Index the closed entries and cut off what no line closes; refuse other settings."""
         first = self._file.readline() if resume else b""
         if not first.endswith(b"\n"):
             self._create(head)
@@ -86,7 +94,7 @@ class Journal:
             self._recover()
 
     def _create(self, head: bytes) -> None:
-        with self._told():
+        with self._reported():
             if self._file.seek(0, os.SEEK_END):
                 self._file.truncate(0)
             self._file.write(head)
@@ -102,7 +110,7 @@ class Journal:
             if "done" in found:
                 self._note(found["done"], Entry(start, found["ok"]))
                 start = offset
-        with self._told():
+        with self._reported():
             self._file.truncate(start)
 
     def _note(self, input_key: str, entry: Entry) -> None:
@@ -116,13 +124,13 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Let others have it."""
-        with contextlib.suppress(OSError):  # a full disk was told by `add`; nothing else is left
+        """Release the lock."""
+        with contextlib.suppress(OSError):  # `add` has reported a full disk already
             self._file.close()
 
     @property
     def known(self) -> int:
-        """Inputs that need not be done again."""
+        """Number of inputs that need not be done again."""
         return len(self._done)
 
     def find(self, input_key: str) -> Entry | None:
@@ -130,9 +138,9 @@ class Journal:
         return self._done.get(input_key)
 
     def add(self, input_key: str, records: Iterable[Record]) -> Entry:
-        """Take all records of an input, and note it as finished.
+        """Write all records of an input and note it as finished.
 
-        What comes of an input that raises is dropped.
+        If `records` raises, what it gave before is dropped.
         """
         offset, ok = self._file.seek(0, os.SEEK_END), True
         try:
@@ -140,7 +148,7 @@ class Journal:
                 ok = ok and "error" not in record
                 self._append({"record": record})
             self._append({"done": input_key, "ok": ok})
-            with self._told():
+            with self._reported():
                 self._file.flush()
         except BaseException:
             with contextlib.suppress(OSError):
@@ -152,11 +160,11 @@ class Journal:
 
     def _append(self, line: Record) -> None:
         text = json.dumps(line, ensure_ascii=True, default=_packed)
-        with self._told():
+        with self._reported():
             self._file.write(text.encode("ascii") + b"\n")
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _reported(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -183,12 +191,15 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
 
-class Marks:
-    """What settings the files of a folder were made with, and which inputs failed: a hidden file.
+class FolderState:
+    """The settings with which a folder's files were made, and which inputs failed: a hidden file.
 
-    A line each: a fingerprint, or an input's name and whether all went well, of which the latest
-    counts. Several runs may add to it at once. `kind`: of the files; those of another have marks of
-    their own.
+    Each line is a fingerprint, or an input's name and whether it went well; the latest line about
+    an input counts. Several runs may append to it at once.
+
+    folder: where the files are.
+    kind: their suffix; files of another suffix have a state of their own.
+    settings: everything that shapes the results of this run.
     """
 
     def __init__(self, folder: Path, kind: str, settings: dict[str, Any]) -> None:
@@ -209,7 +220,7 @@ class Marks:
             raise OutputError(f"{self.path}: {error.strerror}") from error
 
     def check(self) -> None:
-        """Raise UsageError where files may be of other settings, and so do not go with ours."""
+        """Raise UsageError if files in the folder may have been made with other settings."""
         if self._settings - {self._own}:
             raise UsageError(
                 f"{self.path.parent}: some of what is here had another model or other options:"
@@ -217,18 +228,19 @@ class Marks:
             )
 
     def result(self, name: str, ok: bool) -> None:
-        """Whether an input failed, for the next `add` or `finish` to write down."""
+        """Note whether an input went well; the next `add` or `finish` writes it."""
         if ok == (name in self.failed):
             self.failed ^= {name}
             self._new.append(json.dumps([name, ok]))
 
     def add(self) -> None:
-        """Note our settings and the results: before a file is written, lest half of one count."""
+        """Write our settings and the noted results. Called before a file is written: if the run
+        is killed then, the next one knows with what settings the file was made."""
         self._write([] if self._own in self._settings else [self._own])
         self._settings.add(self._own)
 
     def finish(self) -> None:
-        """Note the last results, where anything was ever written."""
+        """Write the last results, if anything was ever written."""
         if self.path.exists():
             self._write([])
 
@@ -245,7 +257,7 @@ class Marks:
 
 
 def _result(line: str) -> list[Any] | None:
-    """The name and the outcome in a line of marks, or None for any other."""
+    """The name and outcome in a line of a folder's state; None: the line is another one."""
     with contextlib.suppress(ValueError):  # a line torn by a full disk
         if line.startswith("["):
             return json.loads(line)
@@ -253,7 +265,7 @@ def _result(line: str) -> list[Any] | None:
 
 
 def _locked(path: Path) -> BinaryIO:
-    """The file at `path`, made if need be, that no other run has open. Raises OutputError."""
+    """The file at `path`, created if need be and locked. Raises OutputError if it is in use."""
     while True:
         file = path.open("a+b")
         file.seek(0)

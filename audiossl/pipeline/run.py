@@ -1,4 +1,4 @@
-"""Many inputs worked through, in order, into one sink."""
+"""Work through many inputs, in order, into one sink."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from audiossl import errors
 from audiossl.errors import InputError
 from audiossl.output.records import ErrorRecord
 from audiossl.output.writers import Record
-from audiossl.pipeline import workers as batch
+from audiossl.pipeline import workers
 from audiossl.pipeline.inputs import Input
 from audiossl.pipeline.sinks import Sink, Tell
 
@@ -40,7 +40,7 @@ def run_batch(
         return iter(()) if sink.skips(item) else guarded(item, work)
 
     with contextlib.closing(sink):
-        for item, results in batch.ordered(records, inputs, jobs):
+        for item, results in workers.ordered(records, inputs, jobs):
             progress(item.name)
             if sink.file(item, _told(item, results, tell)):
                 done += 1
@@ -55,7 +55,7 @@ def run_batch(
 
 
 def guarded(item: Input, work: Work) -> Iterator[Record]:
-    """The records of one input; its own fault becomes its last record."""
+    """The records of one input; an error of that input becomes its last record."""
     try:
         if item.error is not None:
             raise item.error

@@ -1,7 +1,7 @@
 """Where results go: stdout, one file, or a folder with one file an input.
 
-stdout carries data only and each record is flushed. A file appears under its name when it is whole:
-until then its records stand in a journal beside it, from which `--resume` goes on.
+stdout carries data only, and each record is flushed. A file appears under its name when it is
+complete: until then its records are in a journal beside it, from which `--resume` goes on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from audiossl.audio.names import STDIN
 from audiossl.errors import InputError, OptionError, OutputError
 from audiossl.output.writers import ONE_DOCUMENT_A_FILE, Record, TextWriter, Writer
 from audiossl.pipeline.inputs import Input
-from audiossl.pipeline.journal import Entry, Journal, Marks, key
+from audiossl.pipeline.journal import Entry, FolderState, Journal, key
 from audiossl.pipeline.stdout import write_stdout
 
 Formats = Mapping[str, Callable[[], Writer]]
@@ -30,14 +30,14 @@ STDOUT = (None, "-", "/dev/stdout")  # as --out: no file of its own
 
 
 class Sink(Protocol):
-    """Takes the records of one input after the other."""
+    """Takes the records of one input after another."""
 
     def skips(self, item: Input) -> bool:
         """Whether this input is done already."""
         ...
 
     def file(self, item: Input, records: Iterator[Record]) -> bool:
-        """Take all records of one input; whether it went without error."""
+        """Take all records of one input; True if none of them is an error."""
         ...
 
     def finish(self, code: int) -> None:
@@ -45,7 +45,7 @@ class Sink(Protocol):
         ...
 
     def close(self) -> None:
-        """Whatever has happened: let go of what other runs may want."""
+        """Release what other runs may want; called whatever has happened."""
         ...
 
 
@@ -77,8 +77,8 @@ class StdoutSink:
 
 
 @dataclass
-class Kept:
-    """Records of inputs that stand in a journal, as writers take them."""
+class Journalled:
+    """Records of inputs in a journal, in the form that writers take."""
 
     journal: Journal
     entries: list[Entry]
@@ -88,7 +88,7 @@ class Kept:
 
     @property
     def fruitless(self) -> bool:
-        """Whether there is nothing but errors, or nothing at all."""
+        """Whether there are only errors, or no records at all."""
         return not any(
             entry.ok or any("error" not in record for record in self.journal.records(entry))
             for entry in self.entries
@@ -100,7 +100,7 @@ class FileSink:
 
     def __init__(self, path: Path, writer: Writer, journal: Journal) -> None:
         self.path, self.writer = path, writer
-        self.kept = Kept(journal, [])
+        self.kept = Journalled(journal, [])
 
     def skips(self, item: Input) -> bool:
         return self.kept.journal.find(key(item.path, item.name)) is not None
@@ -122,7 +122,7 @@ class FileSink:
 
 
 class PipeSink(FileSink):
-    """A pipe or device, written to directly: nothing can stand beside it, nothing is kept."""
+    """A pipe or device, written to directly; its journal is temporary and never kept."""
 
     def __init__(self, path: Path, writer: Writer) -> None:
         descriptor, name = tempfile.mkstemp(".journal", "audiossl-")
@@ -154,23 +154,25 @@ class FolderSink:
         self.folder, self.writer, self.tell = folder, writer, tell
         self.resume, self.on_exists = resume, "skip" if resume else on_exists
         make_folder(folder)
-        self.marks = Marks(folder, writer().suffix, settings)
+        self.state = FolderState(folder, writer().suffix, settings)
         self._used: dict[Path, str] = {}
         if resume:
-            self.marks.check()
+            self.state.check()
 
     def target(self, item: Input) -> Path:
         relative = Path(item.relative if item.path != STDIN else "stdin")
         return self.folder / relative.with_suffix(self.writer().suffix)
 
     def skips(self, item: Input) -> bool:
-        if self.on_exists != "skip" or item.error is not None or item.relative in self.marks.failed:
+        if self.on_exists != "skip" or item.error is not None or item.relative in self.state.failed:
             return False
         return os.path.exists(self.target(item))
 
     def file(self, item: Input, records: Iterator[Record]) -> bool:
         if item.error is not None:
-            return not list(records)  # which tells it: it led to nothing that could be named here
+            return not list(
+                records
+            )  # taking the records reports the error; there is no file to write
         target = self.target(item)
         if problem := self._problem(item, target):
             self.tell(item.name, problem)
@@ -181,24 +183,24 @@ class FolderSink:
         return True
 
     def _write(self, item: Input, target: Path, records: Iterator[Record]) -> bool:
-        # By way of a journal: a long input's records need not fit into the memory. It has a name of
-        # its own, since other runs (shards) may write to this folder.
+        # A journal, because a long input's records need not fit into the memory. Its name is
+        # random, because other runs (shards) may write to this folder.
         path = self.folder / f".audiossl-{secrets.token_hex(6)}.journal"
         with Journal(path, {}, resume=False) as journal:
             try:
-                kept = Kept(journal, [journal.add("", records)])
+                kept = Journalled(journal, [journal.add("", records)])
                 ok = kept.entries[0].ok
                 if not ok:
-                    self.marks.result(item.relative, ok)
+                    self.state.result(item.relative, ok)
                 if not kept.fruitless:
-                    self.marks.add()
+                    self.state.add()
                     make_folder(target.parent)
                     self.writer().write(target, kept)
                     self._used[target] = item.name
             finally:
                 journal.remove()
         if ok:  # now that the file is there
-            self.marks.result(item.relative, ok)
+            self.state.result(item.relative, ok)
         return ok
 
     def _problem(self, item: Input, target: Path) -> InputError | None:
@@ -215,10 +217,10 @@ class FolderSink:
     def _may_replace(self, item: Input) -> bool:
         if self.resume or self.on_exists == "overwrite" or self.skips(item):
             return True
-        return self.on_exists == "skip" and item.relative in self.marks.failed
+        return self.on_exists == "skip" and item.relative in self.state.failed
 
     def finish(self, code: int) -> None:
-        self.marks.finish()
+        self.state.finish()
 
     def close(self) -> None:
         return None
@@ -234,9 +236,18 @@ def make_sink(
     tell: Tell,
     many: bool = False,
 ) -> Sink | None:
-    """The sink that the options ask for; None when the output is there and may stay.
+    """The sink that the options ask for; None if the output exists and may stay as it is.
 
-    Raises OptionError on options that do not go together, OutputError where nothing can be written.
+    formats: writers by the name of their format.
+    format_: the name of the format.
+    out: where to write; None: stdout.
+    on_exists: "error", "skip" or "overwrite".
+    resume: whether to go on from what an earlier run has done.
+    settings: everything that shapes the records.
+    tell: says on stderr what is wrong with an input.
+    many: whether more than one input is known to come.
+
+    Raises OptionError if options do not go together, OutputError if nothing can be written there.
     """
     if out in STDOUT:
         if resume:
@@ -289,7 +300,7 @@ def too_long(path: Path) -> bool:
 
 
 def check_writable(path: str) -> None:
-    """Raise OutputError where no file can be written: to know it before hours of work."""
+    """Raise OutputError if no file can be written there; called before hours of work, not after."""
     if special(path):
         return  # a pipe or terminal, which gets it directly
     target = os.path.realpath(path)

@@ -1,4 +1,4 @@
-"""stdout, which carries data only: written whole, its errors distinct from those of files."""
+"""stdout: it carries data only, and its errors are told apart from those of files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def stdout_told() -> Iterator[None]:
 
 
 class Stdout:
-    """A text stream whose errors are told so, whoever writes to it."""
+    """A text stream whose errors become ClosedPipe or OutputError, whoever writes to it."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -44,7 +44,7 @@ class Stdout:
 
 
 def write_stdout(text: str) -> None:
-    """All of `text` to stdout at once. Raises ClosedPipe when nobody reads any more."""
+    """Write all of `text` to stdout at once. Raises ClosedPipe if nobody reads any more."""
     if not text:
         return
     from audiossl.output.writers import encoded

@@ -14,12 +14,12 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-CHANNEL_SIZE = 64  # results that a worker may be ahead of the reader
+CHANNEL_SIZE = 64  # results of one input that may wait for the reader
 POLL_SECONDS = 0.1  # how soon a waiting thread notices that the run was given up
 
 
 class _Stopped(Exception):
-    """The reader has gone away."""
+    """The reader has stopped reading."""
 
 
 class _Channel(Generic[Result]):
@@ -51,10 +51,14 @@ class _Channel(Generic[Result]):
 def ordered(
     function: Callable[[Item], Iterable[Result]], items: Iterable[Item], jobs: int
 ) -> Iterator[tuple[Item, Iterator[Result]]]:
-    """(item, its results) in order, `jobs` items at work at once; results flow while they are made.
+    """(item, its results) in the order of `items`; results can be read while others are made.
 
-    `items` is read in a thread of its own: a slow list never holds back a finished result.
-    An exception of `function` is raised where its results are iterated, one of `items` in place.
+    function: gives the results of one item.
+    items: read in a thread of their own, so that a slow list never holds back a finished result.
+    jobs: items at work at once.
+
+    An exception of `function` is raised where the results of its item are iterated; an exception
+    of `items` where the next item would come.
     """
     stop = threading.Event()
     slots = threading.Semaphore(2 * jobs)
@@ -67,7 +71,7 @@ def ordered(
             channel.put("end")
         except _Stopped:
             pass
-        except BaseException as error:  # handed to the reader, whatever it is
+        except BaseException as error:  # any exception at all is handed to the reader
             if not stop.is_set():
                 channel.put("error", error)
 

@@ -15,7 +15,7 @@ import pytest
 
 from audiossl.errors import InputError, OutputError, UsageError
 from audiossl.pipeline import journal as journals
-from audiossl.pipeline.journal import Journal, Marks, key
+from audiossl.pipeline.journal import FolderState, Journal, key
 
 SETTINGS = {"model": "x", "hop": 1.0}
 
@@ -150,11 +150,11 @@ def test_a_file_by_another_name_has_another_key(tmp_path: Path) -> None:
     assert key(str(file), "a.wav") != key(str(file), "./a.wav")
 
 
-# Marks of a folder
+# The state of a folder
 
 
-def marks(folder: Path, settings: dict[str, Any] | None = None) -> Marks:
-    return Marks(folder, ".txt", settings or SETTINGS)
+def marks(folder: Path, settings: dict[str, Any] | None = None) -> FolderState:
+    return FolderState(folder, ".txt", settings or SETTINGS)
 
 
 def test_marks_know_who_failed_last(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from audiossl.pipeline import workers as batch
+from audiossl.pipeline import workers
 
 
 def squares(n: int) -> Iterator[int]:
@@ -24,7 +24,7 @@ def drain(run: Iterator[tuple[int, Iterator[int]]], seen: list[int]) -> None:
 
 @pytest.mark.parametrize("jobs", [1, 2, 7])
 def test_results_come_in_order_whatever_the_number_of_jobs(jobs: int) -> None:
-    got = [(item, list(results)) for item, results in batch.ordered(squares, range(40), jobs)]
+    got = [(item, list(results)) for item, results in workers.ordered(squares, range(40), jobs)]
     assert got == [(n, [n, n * n]) for n in range(40)]
 
 
@@ -37,7 +37,7 @@ def test_a_result_is_given_before_the_next_item_is_known() -> None:
         yield 2
 
     seen = []
-    for _item, results in batch.ordered(lambda n: [n], items(), 2):
+    for _item, results in workers.ordered(lambda n: [n], items(), 2):
         seen += list(results)
         release.set()
     assert seen == [1, 2]
@@ -51,15 +51,15 @@ def test_results_of_one_item_flow_while_it_is_at_work() -> None:
         assert release.wait(10), "the first result was held back"
         yield "second"
 
-    for _item, results in batch.ordered(slow, [0], 1):
+    for _item, results in workers.ordered(slow, [0], 1):
         assert next(results) == "first"
         release.set()
         assert list(results) == ["second"]
 
 
 def test_an_item_may_give_more_results_than_the_channel_holds() -> None:
-    n = 10 * batch.CHANNEL_SIZE
-    got = [list(results) for _item, results in batch.ordered(lambda _: range(n), range(5), 3)]
+    n = 10 * workers.CHANNEL_SIZE
+    got = [list(results) for _item, results in workers.ordered(lambda _: range(n), range(5), 3)]
     assert got == [list(range(n))] * 5
 
 
@@ -71,7 +71,7 @@ def test_an_exception_is_raised_at_its_place_after_the_good_results() -> None:
 
     seen: list[int] = []
     with pytest.raises(ValueError, match="broken"):
-        drain(batch.ordered(fragile, range(5), 2), seen)
+        drain(workers.ordered(fragile, range(5), 2), seen)
     assert seen == [0, 1]
 
 
@@ -82,7 +82,7 @@ def test_an_exception_of_the_list_is_raised_after_the_results_before_it() -> Non
 
     seen: list[int] = []
     with pytest.raises(OSError, match="list torn"):
-        drain(batch.ordered(lambda n: [n], items(), 2), seen)
+        drain(workers.ordered(lambda n: [n], items(), 2), seen)
     assert seen == [1]
 
 
@@ -95,10 +95,10 @@ def test_leaving_early_stops_the_workers() -> None:
         while True:
             yield n
 
-    for _item, results in batch.ordered(endless, range(1000), 2):
+    for _item, results in workers.ordered(endless, range(1000), 2):
         next(results)
         break
-    time.sleep(5 * batch.POLL_SECONDS)
+    time.sleep(5 * workers.POLL_SECONDS)
     assert len(started) <= 4
     alive = set(threading.enumerate()) - before
     deadline = time.monotonic() + 5
@@ -115,7 +115,7 @@ def test_the_list_is_not_read_far_ahead() -> None:
             taken.append(n)
             yield n
 
-    run = batch.ordered(lambda n: [n], items(), 2)
+    run = workers.ordered(lambda n: [n], items(), 2)
     next(run)
     time.sleep(0.1)
     assert len(taken) <= 6

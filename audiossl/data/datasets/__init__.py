@@ -1,8 +1,8 @@
-"""Known data sets: their real layouts on disk, as rows of the one manifest format.
+"""Known data sets: rows of the manifest format from their published layouts on disk.
 
-One file a family, each with its `DATASETS`. `read("esc50")` finds the set by its usual folder name
-in a folder that AUDIOSSL_DATA names, or at `root`, and gives its clips with labels, the official
-folds or splits, and groups (source, speaker) that should not be on both sides of a split.
+Each file here holds one family, in `DATASETS`. `read("esc50")` finds the set by its usual folder
+name in a folder that AUDIOSSL_DATA names, or at `root`, and gives its clips with labels, the
+official folds or splits, and groups (source, speaker) that should not be on both sides of a split.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def names() -> list[str]:
 
 def get(name: str) -> Dataset:
     """The data set of this name. Raises UsageError with the nearest name."""
-    from audiossl.config.typed_yaml import near
+    from audiossl.errors import near
 
     if name not in _all():
         raise UsageError(f"unknown data set {name!r}{near(name, names())}")
@@ -52,10 +52,14 @@ def get(name: str) -> Dataset:
 
 
 def read(name: str, root: str | os.PathLike[str] | None = None) -> list[Row]:
-    """Rows of a data set, found by `root` or AUDIOSSL_DATA; says what the copy lacks.
+    """Rows of a data set; a warning says what the copy lacks.
 
-    Raises UsageError: no such set, not found, another layout, or files missing that are in its
-    tables (of a set that is collected clip by clip, such as AudioSet, they are only counted).
+    name: of the set.
+    root: its folder or one that holds it; None: AUDIOSSL_DATA names it.
+
+    Raises UsageError if there is no such set, it is not found, its layout differs, or files of its
+    tables are missing (in a set that is collected clip by clip, such as AudioSet, they are only
+    counted).
     """
     dataset = get(name)
     folder = dataset.find(root)
@@ -80,7 +84,7 @@ def read(name: str, root: str | os.PathLike[str] | None = None) -> list[Row]:
 
 
 def rows_of(source: str, root: str | None = None) -> tuple[list[Row], Path]:
-    """Rows of a data set, manifest, folder or shards, and the folder that their files lie in."""
+    """Rows of a data set, manifest, folder or shards, and the folder that holds their files."""
     place = Path(source).expanduser()
     if source in names() and not place.exists():
         folder = get(source).find(root)
@@ -90,6 +94,6 @@ def rows_of(source: str, root: str | None = None) -> tuple[list[Row], Path]:
 
 
 def sources(data: DataSection) -> list[dict[str, str]]:
-    """What a model's config says of the data: the section's `sources`, and the set's own line."""
+    """Entries about the data in a model's config: the recipe's `sources`, and those of its set."""
     own = [get(data.dataset).source] if data.dataset else []
     return [*data.sources, *(line for line in own if line not in data.sources)]

@@ -1,4 +1,4 @@
-"""Is a copy of a data set the one that was published? Counts, groups, and checksums on demand."""
+"""Compare a copy of a data set with the published one: counts, groups and, on demand, checksums."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ SAME, DIFFERS = "as published", "differs"
 
 
 def report(dataset: Dataset, folder: Path, checksums: bool = False) -> dict[str, Any]:
-    """What there is in `folder`: a record of plain values.
+    """A record, in plain values, of what is in `folder`.
 
-    checksums: compare what has a known checksum, which may read all of the set. `complete` and
-    `intact` tell the outcome; None: not known.
+    dataset: the published set.
+    folder: the copy.
+    checksums: whether to compare checksums, which may read every file.
+
+    Its `complete` and `intact` are the outcome; None: not known.
     """
     rows, missing = dataset.rows(folder)
     parts = dataset.parts(rows)
@@ -62,7 +65,8 @@ def crossing(rows: Iterable[Row]) -> list[str]:
 
 
 def verify(dataset: Dataset, folder: Path) -> Iterator[tuple[str, str]]:
-    """(name, SAME or DIFFERS) of what is there; of tables that cannot be compared, the sha256."""
+    """(name, SAME or DIFFERS) of each file that is there, or (name, sha256) for tables without a
+    known checksum."""
     for name, expected in dataset.checksums.items():
         kind = expected.partition(":")[0]
         places = (folder / name, folder.parent / name)

@@ -1,4 +1,4 @@
-"""What a data set is to this package: where it lies, who made it, and how its clips are listed."""
+"""Description of a data set: where it is, who made it, and how its clips are listed."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Dataset:
     """A published set of clips.
 
     folders    usual names of its folder
-    signs      patterns of files and folders: one in it tells that it is there
+    signs      patterns of files and folders; a folder with one of them holds the set
     expected   its layout in words, for errors
     read       the folder -> its rows, as the set's own tables say; files need not exist
     counts     clips of the complete release, by fold or else by split
     checksums  "md5:..." or "sha256:..." of files of the release: tables and archives by name; of a
                folder "audio/" what `md5sum audio/* | LC_ALL=C sort -k 2 | sha256sum` gives
-    gaps       whether copies usually lack clips, so that this is no error
-    by_parts   whether its parts are distributed, and usually had, one by one
+    gaps       whether copies usually lack clips; then missing clips are no error
+    by_parts   whether its parts are distributed, and usually downloaded, one by one
     note       what one should know before using its splits
     """
 
@@ -50,9 +50,9 @@ class Dataset:
     note: str = ""
 
     def find(self, root: str | os.PathLike[str] | None = None) -> Path:
-        """Its folder: `root`, or below `root`, or below one of the folders in AUDIOSSL_DATA.
+        """The set's folder: `root` or a folder in it; without `root`, below AUDIOSSL_DATA.
 
-        Raises UsageError that says what was expected where.
+        Raises UsageError saying what was expected where.
         """
         places = [Path(root).expanduser()] if root else data_folders()
         for place in places:
@@ -100,7 +100,7 @@ class Dataset:
 
     @property
     def source(self) -> dict[str, str]:
-        """What a model's config says of the set."""
+        """The set's entry in a model's config."""
         return {"name": self.title, "licence": self.licence, "page": self.page}
 
 
@@ -127,9 +127,13 @@ def data_folders() -> list[Path]:
 
 
 def table(path: Path, columns: Sequence[str], skip: str = "") -> Iterator[dict[str, str]]:
-    """Rows of a CSV file by column, each of which `columns` names must be there.
+    """Rows of a CSV file with a header, as {column: cell}.
 
-    skip: beginning of lines that are comments. Raises UsageError naming file and line.
+    path: the file.
+    columns: columns that must be there.
+    skip: how comment lines begin; empty: there are none.
+
+    Raises UsageError naming file and line.
     """
     with _opened(path) as file:
         lines = (line for line in file if not (skip and line.startswith(skip)))
@@ -146,7 +150,7 @@ def table(path: Path, columns: Sequence[str], skip: str = "") -> Iterator[dict[s
 
 
 def records(path: Path, columns: Sequence[str], skip: str = "") -> Iterator[dict[str, str]]:
-    """As `table`, of a file without a header."""
+    """Like `table`, for a file without a header."""
     with _opened(path) as file:
         lines = (line for line in file if not (skip and line.startswith(skip)))
         reader = csv.DictReader(lines, columns, strict=True, skipinitialspace=True)
